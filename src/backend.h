@@ -1,0 +1,183 @@
+/* The table that a device implements: all the arithmetic of training, one entry an operation.
+ *
+ * src/ calls it and knows no device library; kernels/reference (plain loops, the oracle),
+ * kernels/cpu (oneDNN) and kernels/cuda fill it. No entry is NULL: an operation that a device has
+ * not FAILs with a fix.
+ *
+ * Exactness. The result of an operation depends on its arguments alone: on their values and shapes,
+ * never on the worker, the number of workers, alignment, history or time.
+ *
+ * Workers. `worker` (0 .. workers-1) is an independent queue: a thread's own scratch memory on the
+ * CPU, a stream on a GPU. Calls of different workers may run at once; one worker's calls are in
+ * order. On the CPU an operation runs whole on the calling thread.
+ *
+ * Accumulation. Every output is overwritten, unless the text says "adds". No output may alias an
+ * input, unless the text says so. Gradients are of the *sum* over the shard of scaled losses: the
+ * scale enters once, in softmax_cross_entropy. */
+#pragma once
+
+#include "src/core/rng.h"
+#include "src/core/status.h"
+#include "src/state/tensor.h"
+
+#include <stdbool.h>
+
+typedef struct Backend Backend;
+
+typedef struct {
+    int stride, padding; /* the same in both directions */
+    int groups;          /* divides both channel counts */
+} Conv2d;
+
+typedef struct {
+    int kernel, stride, padding; /* square windows; output size rounds down, as PyTorch's default */
+} Pool2d;
+
+/* Batch norm over N, H, W of one shard (rank 4 or rank 2 input), with what usually follows it:
+ * y = relu(gamma · (x − mean) / sqrt(var + epsilon) + beta + residual). */
+typedef struct {
+    const Tensor *gamma, *beta; /* (C) */
+    const Tensor *residual;     /* y's shape and layout, or NULL */
+    bool relu;
+    float epsilon;
+} BatchNorm;
+
+/* One optimizer pass over `count` consecutive floats of the arenas. All rates are already those of
+ * this step. g is multiplied by gradient_scale first (clipping). */
+typedef struct {
+    float *w, *m;   /* parameters; momentum, or first moment (NULL for SGD without momentum) */
+    float *v;       /* second moment (Adam, AdamW) or NULL */
+    const float *g; /* reduced gradient */
+    int64_t count;
+    float gradient_scale, lr, weight_decay;
+    float momentum; /* SGD: m = momentum·m + g; w −= lr·m (nesterov: lr·(g + momentum·m)) */
+    bool nesterov;
+    float beta1, beta2, epsilon; /* Adam: as PyTorch's Adam and AdamW (eps outside of the root) */
+    float correction1;           /* 1 − beta1^t */
+    float correction2_sqrt;      /* sqrt(1 − beta2^t) */
+    bool decoupled;              /* AdamW: w −= lr·weight_decay·w first; else g += weight_decay·w */
+} OptimizerPass;
+
+/* What one shard's classification adds to the step's sums; exact integers in float. */
+enum { METRIC_LOSS = 0, METRIC_CORRECT = 1, METRIC_TOP5 = 2, METRIC_COUNT = 3, METRICS = 16 };
+
+typedef struct {
+    const char *name; /* "cpu", "reference", "cuda": shown in logs and errors */
+
+    /* ---- memory. Device memory, 64-byte aligned at least, not zeroed */
+    Status (*allocate)(Backend *self, size_t bytes, void **out);
+    void (*release)(Backend *self, void *memory); /* NULL is allowed */
+    Status (*copy_in)(Backend *self, void *device, const void *host, size_t bytes);
+    Status (*copy_out)(Backend *self, void *host, const void *device, size_t bytes);
+    Status (*finish)(Backend *self, int worker); /* all queued work of the worker is visible */
+
+    /* ---- layout. Chooses tensor->layout for an activation of tensor->shape (by shape alone, so
+     * that all operations agree) and gives the bytes that its data needs. Rank 2 is canonical. */
+    size_t (*layout)(Backend *self, Tensor *tensor);
+    /* y = x in y's layout; same shape. Also (N,C,H,W) ↔ (N, C·H·W) canonical: flatten and back. */
+    Status (*reorder)(Backend *self, int worker, Tensor *y, const Tensor *x);
+
+    /* The parameters in [data, data + count) have new values: caches of blocked weights made from
+     * them are stale. Call it after every write (initialisation, optimizer, restore), with no
+     * operation running. */
+    Status (*parameters_changed)(Backend *self, const float *data, int64_t count);
+
+    /* ---- convolution: x (N,C,H,W), w (M,C/groups,R,S), b (M) or NULL, y (N,M,H',W').
+     * backward: any of dx, dw, db may be NULL. dw, db canonical. */
+    Status (*conv2d_forward)(Backend *self, int worker, const Conv2d *conv, Tensor *y,
+                             const Tensor *x, const Tensor *w, const Tensor *b);
+    Status (*conv2d_backward)(Backend *self, int worker, const Conv2d *conv, Tensor *dx,
+                              Tensor *dw, Tensor *db, const Tensor *dy, const Tensor *x,
+                              const Tensor *w);
+
+    /* ---- linear: y (N,M) = x (N,K) · wᵀ + b, w (M,K), b (M) or NULL. dx, dw, db may be NULL. */
+    Status (*linear_forward)(Backend *self, int worker, Tensor *y, const Tensor *x,
+                             const Tensor *w, const Tensor *b);
+    Status (*linear_backward)(Backend *self, int worker, Tensor *dx, Tensor *dw, Tensor *db,
+                              const Tensor *dy, const Tensor *x, const Tensor *w);
+
+    /* ---- batch norm. mean, inverse_std (C): saved for backward. statistics: batch mean and
+     * *unbiased* variance (C each), which the step averages over shards into the running ones.
+     * y may be x's memory only in inference. */
+    Status (*batch_norm_forward)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
+                                 const Tensor *x, Tensor *mean, Tensor *inverse_std,
+                                 Tensor *batch_mean, Tensor *batch_variance);
+    Status (*batch_norm_inference)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
+                                   const Tensor *x, const Tensor *running_mean,
+                                   const Tensor *running_variance);
+    /* y: the forward's result (for relu). dresidual: NULL unless norm->residual; gets dy·[y>0].
+     * dx may be dy's memory. */
+    Status (*batch_norm_backward)(Backend *self, int worker, const BatchNorm *norm, Tensor *dx,
+                                  Tensor *dgamma, Tensor *dbeta, Tensor *dresidual,
+                                  const Tensor *dy, const Tensor *y, const Tensor *x,
+                                  const Tensor *mean, const Tensor *inverse_std);
+
+    /* ---- elementwise. In place (y = x, dx = dy) is allowed. */
+    Status (*relu_forward)(Backend *self, int worker, Tensor *y, const Tensor *x);
+    Status (*relu_backward)(Backend *self, int worker, Tensor *dx, const Tensor *dy,
+                            const Tensor *y);
+    Status (*add)(Backend *self, int worker, Tensor *y, const Tensor *a, const Tensor *b);
+    /* Inverted dropout: kept with probability 1 − rate, then divided by it. Element e (canonical
+     * index inside its sample) of batch row n is kept when
+     * rng_uniform(rng, first_sample + n, e) ≥ rate. The same call serves forward and backward. */
+    Status (*dropout)(Backend *self, int worker, Rng rng, uint32_t first_sample, float rate,
+                      Tensor *y, const Tensor *x);
+
+    /* ---- pooling: (N,C,H,W) → (N,C,H',W'). Average counts padding, as PyTorch's default.
+     * max_pool ties: the first in window order. choice: one byte per output element (same layout
+     * and padding as y), the window index of the maximum; kernel ≤ 15. Windows that lie in padding
+     * only are refused. */
+    Status (*max_pool_forward)(Backend *self, int worker, const Pool2d *pool, Tensor *y,
+                               uint8_t *choice, const Tensor *x);
+    Status (*max_pool_backward)(Backend *self, int worker, const Pool2d *pool, Tensor *dx,
+                                const Tensor *dy, const uint8_t *choice);
+    Status (*avg_pool_forward)(Backend *self, int worker, const Pool2d *pool, Tensor *y,
+                               const Tensor *x);
+    Status (*avg_pool_backward)(Backend *self, int worker, const Pool2d *pool, Tensor *dx,
+                                const Tensor *dy);
+    /* (N,C,H,W) any layout ↔ (N,C) canonical: mean over H, W. */
+    Status (*global_pool_forward)(Backend *self, int worker, Tensor *y, const Tensor *x);
+    Status (*global_pool_backward)(Backend *self, int worker, Tensor *dx, const Tensor *dy);
+
+    /* ---- loss. logits (N,M), labels N class indices in device memory.
+     * metrics[METRIC_LOSS] = sum over rows of the cross-entropy against the smoothed target
+     * ((1−s)·onehot + s/M); CORRECT, TOP5: rows whose label is first / among the five largest (ties:
+     * the lower index is the larger); COUNT = N; the rest of METRICS is zeroed.
+     * dlogits (N,M) = scale · d loss / d logits, or NULL. */
+    Status (*softmax_cross_entropy)(Backend *self, int worker, float smoothing, float scale,
+                                    float *metrics, Tensor *dlogits, const Tensor *logits,
+                                    const int32_t *labels);
+
+    /* ---- flat passes over arenas; count is a multiple of 16 and pointers are 64-byte aligned. */
+    Status (*accumulate)(Backend *self, int worker, float *y, const float *x,
+                         int64_t count); /* adds x to y */
+    /* y = (1 − rate)·y + rate·scale·x: running statistics */
+    Status (*blend)(Backend *self, int worker, float *y, const float *x, int64_t count,
+                    float rate, float scale);
+    /* Sum of squares in double, in one fixed order; not finite when an element is not. Host result:
+     * waits for the worker. */
+    Status (*sum_squares)(Backend *self, int worker, const float *x, int64_t count, double *out);
+    Status (*sgd)(Backend *self, int worker, const OptimizerPass *pass);
+    Status (*adam)(Backend *self, int worker, const OptimizerPass *pass);
+
+    void (*close)(Backend *self);
+} BackendOps;
+
+/* A device begins with this; the rest is its own. */
+struct Backend {
+    const BackendOps *ops;
+    int workers;
+    char kind[160]; /* device kind: what bits depend on, e.g. "cpu avx2 onednn-2.6.3 rekindle-1" */
+};
+
+typedef struct {
+    int workers;
+    const char *isa; /* CPU: instruction set to pin to, as recorded by the run's first launch
+                        ("avx2", "avx512"); NULL: the best of this processor */
+} BackendOptions;
+
+/* Opens the device that `name` asks for: "cpu" or "reference" (later "cuda", "auto").
+ * Implemented by kernels/load.c. Ranks: local
+ * Memory:  *out is the caller's; close it with ops->close
+ * Errors:  STATUS_UNSUPPORTED for a name or instruction set that this machine has not */
+Status backend_open(const char *name, const BackendOptions *options, Backend **out);

@@ -1,0 +1,85 @@
+/* The checkpoints of one run directory, who owns it, and what may be deleted.
+ *
+ * Files: checkpoints/g0003-step-000000001200.h5 (generation, step) and owner.g0003 (JSON). A launch takes
+ * the next generation by publishing owner.gNNNN exclusively. Readers go from the highest generation
+ * down; of an earlier generation only files up to the step that its successor restored from count,
+ * whatever a zombie writes later. */
+#pragma once
+
+#include "src/checkpoint/checkpoint.h"
+
+enum { CATALOG_NAME = 64 };
+
+typedef enum {
+    CHECKPOINT_VALID,      /* user block right (and, where asked for, every digest) */
+    CHECKPOINT_REJECTED,   /* damaged or incomplete: see reason. Never deleted by us */
+    CHECKPOINT_SUPERSEDED, /* written by an earlier generation after its successor's restore point */
+} CheckpointVerdict;
+
+typedef struct {
+    char name[CATALOG_NAME];
+    int64_t generation, step; /* from the name; the user block must agree */
+    CheckpointVerdict verdict;
+    char reason[256];
+    UserBlock block; /* when not rejected */
+} CatalogItem;
+
+typedef struct {
+    int directory; /* open descriptor of run.dir/checkpoints */
+    CatalogItem *items; /* newest first: generation down, then step down */
+    int count;
+    int64_t newest_generation; /* highest owner record; 0 for none */
+} Catalog;
+
+/* Lists a run directory (checks names and user blocks; no tensor bytes). A missing directory is an
+ * empty catalogue with directory -1. Ranks: local; one rank lists for all
+ * Errors: STATUS_IO when the directory cannot be read */
+Status catalog_open(const char *run_dir, Catalog *out);
+void catalog_close(Catalog *catalog);
+
+/* True if any checkpoint file exists, valid or not: then a fresh start would hide lost work. */
+bool catalog_has_any(const Catalog *catalog);
+
+/* Name for a generation and step. */
+void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]);
+
+/* ---- ownership */
+typedef struct {
+    int64_t generation;
+    int directory;          /* run.dir/checkpoints, open */
+    char run_dir[512];
+    char restored_from[CATALOG_NAME]; /* file, or empty */
+    int64_t restored_step;
+} Owner;
+
+/* What a launch says of itself and its restore point in its owner record. */
+typedef struct {
+    char restored_from[CATALOG_NAME]; /* empty: fresh start */
+    int64_t restored_step;
+    Digest restored_digest;
+} OwnerClaim;
+
+/* Takes the next generation. Refused while the newest owner lives: same host and its pid (with the same
+ * start time) runs, or another host and its heartbeat moves by this process's own monotonic clock
+ * (watched for `watch_s` seconds), unless a supervisor vouches (REKINDLE_OWNER_DEAD=generation) or the
+ * scheduler job is the same with a higher restart count.
+ * Then keeps the restored file under the own generation (hard link, else copy).
+ * Ranks: local; rank 0. Errors: STATUS_USAGE naming the live owner and what to do; STATUS_IO */
+Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s, Owner *out);
+
+/* Still ours? Call it before each publication. Errors: STATUS_LOST_OWNER naming the successor */
+Status owner_check(const Owner *owner);
+
+/* Shows that we live (called between steps; does work at most once a second). */
+void owner_heartbeat(Owner *owner);
+
+/* Marks the record as ended, so that the next launch need not watch. NULL-safe, idempotent. */
+void owner_release(Owner *owner);
+
+/* ---- retention: after a commit. Keeps the newest `keep_last` of the own generation; deletes only
+ * names of its own, and older generations' files only after two commits of its own (`commits`).
+ * Ranks: local; rank 0. Errors: STATUS_IO (reported, never fatal) */
+Status catalog_prune(const Owner *owner, int keep_last, int commits);
+
+/* Removes hidden temporaries of dead launches. Only the owner calls it. */
+void catalog_sweep(const Owner *owner);

@@ -1,0 +1,105 @@
+/* A checkpoint: one self-proving HDF5 file holding the whole state (format: src/checkpoint/FORMAT.md).
+ *
+ * Invariants
+ *  1. A file exists for readers only once its user block is right: format, version, checksum,
+ *     length, and the digest of the metadata region.
+ *  2. Nothing reaches the HDF5 library before its digest has been checked.
+ *  3. A tensor's bytes count only after their segment's digest was checked; a restored state counts
+ *     only after its state_digest was compared with the user block's.
+ *  4. A name appears by a rename that never replaces, after fsync and a checked close; the directory
+ *     is synced before "saved" is said.
+ *  5. Nothing valid is deleted before something newer is durable. */
+#pragma once
+
+#include "src/core/status.h"
+#include "src/state/state.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    CHECKPOINT_FORMAT_VERSION = 1,
+    CHECKPOINT_USER_BLOCK = 4096,
+    CHECKPOINT_SEGMENT = 4 << 20,
+};
+
+/* What the user block says: the commit record, the registry metadata, what a person sees. */
+typedef struct {
+    int version;
+    char run[64];
+    int64_t generation, step, epoch;
+    int64_t bytes;           /* length of the whole file */
+    int64_t metadata_bytes;  /* the region [CHECKPOINT_USER_BLOCK, + metadata_bytes) */
+    Digest metadata_digest;  /* of that region, which holds the table of segment digests */
+    Digest state_digest;     /* of the values alone */
+    char metrics[256];       /* a JSON object, e.g. {"loss":0.31,"accuracy":0.912} */
+    char parent[128];        /* file name that the launch restored from; empty for none */
+    Digest parent_digest;    /* its state_digest */
+    int ranks;
+    char device_kind[160];
+    char created_at[40];     /* UTC, ISO 8601; for people, never trusted */
+    char writer[128];        /* "rekindle 0.1.0, hdf5 1.10.8" */
+    char author[128], note[256];
+} UserBlock;
+
+/* Text that travels inside the file besides the state. Pointers are the caller's. */
+typedef struct {
+    const char *identity; /* config_identity's JSON → dataset /rekindle/identity */
+    const char *config;   /* YAML as run → /rekindle/config */
+    const char *lineage;  /* JSON array, one object per launch → /rekindle/lineage */
+} CheckpointText;
+
+/* Layout planned by HDF5 for one registry; cached between saves. */
+typedef struct CheckpointPlan CheckpointPlan;
+
+Status checkpoint_plan(const State *state, const CheckpointText *text, CheckpointPlan **out);
+void checkpoint_plan_destroy(CheckpointPlan *plan); /* NULL is allowed */
+
+/* Writes and publishes `name` in `directory`: hidden temporary (O_EXCL), data, digests, user block,
+ * fsync, checked close, rename without replacing, fsync of the directory. `block` gives the fields
+ * that the caller knows; lengths, digests, created_at, writer and version are filled here.
+ *
+ * Ranks:   local; one rank calls it, on the main thread or on a saver's. It only reads `state`
+ * Errors:  STATUS_IO naming the failed step, STATUS_EXISTS, STATUS_MEMORY; the directory is as before */
+Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
+                        const char *name, UserBlock *block);
+
+/* Reads and checks a file's user block only (invariant 1 without the region's digest).
+ * Errors: STATUS_CORRUPT or STATUS_IO naming file, offset and reason */
+Status checkpoint_read_user_block(int directory, const char *name, UserBlock *out);
+
+/* ---- reading: verify the region, learn names, shapes and offsets from a sparse image, then stream */
+typedef struct CheckpointReader CheckpointReader;
+
+typedef struct {
+    char path[STATE_PATH_MAX];
+    DType dtype;
+    int rank;
+    int64_t shape[TENSOR_RANK_MAX];
+    int64_t offset; /* in the file */
+    size_t bytes;
+} CheckpointEntry;
+
+/* Opens and proves a file as far as the end of its metadata region, and lists its entries.
+ * Memory:  *out is the caller's: checkpoint_reader_close
+ * Errors:  STATUS_CORRUPT (with file, offset, reason), STATUS_IO, STATUS_USAGE for a newer format */
+Status checkpoint_reader_open(int directory, const char *name, CheckpointReader **out);
+void checkpoint_reader_close(CheckpointReader *reader); /* NULL is allowed */
+const UserBlock *checkpoint_reader_block(const CheckpointReader *reader);
+int checkpoint_reader_count(const CheckpointReader *reader);
+const CheckpointEntry *checkpoint_reader_entry(const CheckpointReader *reader, int index);
+/* One of the texts ("identity", "config", "lineage"), zero-terminated; valid until close. */
+const char *checkpoint_reader_text(const CheckpointReader *reader, const char *which);
+
+/* Reads every byte of the file, checks each segment's digest, and hands every entry's bytes on, in
+ * order of file offset: `sink` may be NULL (verify only).
+ * Errors: STATUS_CORRUPT naming file, segment and offset; what sink returns */
+typedef Status (*CheckpointSink)(void *context, const CheckpointEntry *entry, size_t offset,
+                                 const void *bytes, size_t count);
+Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink, void *context);
+
+/* Reads everything into the state: entries must match one to one in path, dtype and shape. At the end
+ * state_digest(state) equals the user block's. Ranks: local
+ * Errors: STATUS_CORRUPT; STATUS_USAGE naming the first entries that are missing, unexpected or
+ * mismatched with both shapes. The state is undefined then */
+Status checkpoint_reader_load(CheckpointReader *reader, State *state);

@@ -1,0 +1,90 @@
+/* The table that a communicator implements: everything that happens between ranks.
+ * src/ calls it and knows no MPI or NCCL; dist/ fills it.
+ *
+ * "Collective": every rank calls it, in the same order. After STATUS_COMM only abort may be called. */
+#pragma once
+
+#include "src/core/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Collective Collective;
+typedef struct Reduction Reduction;
+
+typedef enum { REDUCTION_EXACT, REDUCTION_FAST } ReductionMode;
+
+/* Bits that ranks tell each other once a step (or-ed over ranks): the control word. */
+typedef enum {
+    CONTROL_STOP = 1 << 0,         /* a rank got SIGTERM or SIGUSR1 */
+    CONTROL_SAVE = 1 << 1,         /* a rank got SIGUSR2 */
+    CONTROL_FAILED = 1 << 2,       /* a rank failed locally: agree next, to learn its text */
+    CONTROL_SAVE_FAILED = 1 << 3,  /* the save that was in flight failed */
+    CONTROL_COMMITTED = 1 << 4,    /* the save that was in flight is durable */
+    CONTROL_LOST_OWNER = 1 << 5,   /* the run directory has another owner now */
+} ControlBits;
+
+/* A rank's share of the shards: [first, first + count). Contiguous, in rank order, sizes differ by
+ * at most one: first = rank·V / size, rounded down. */
+typedef struct {
+    int first, count;
+} ShardRange;
+
+ShardRange shard_range(int shards, int rank, int size);
+
+typedef struct {
+    const char *name;
+
+    /* Turns one rank's local result into one that all share: the code and text of the lowest rank
+     * that failed. Call it after any local work that may fail and before the next collective.
+     * Collective. */
+    Status (*agree)(Collective *self, Status mine);
+
+    /* *bits becomes the or over ranks. Collective, once a step. */
+    Status (*control)(Collective *self, uint32_t *bits);
+
+    Status (*barrier)(Collective *self);
+
+    /* Root's bytes arrive everywhere. Collective; any size. */
+    Status (*broadcast)(Collective *self, void *data, size_t bytes, int root);
+
+    /* all (size × bytes) gets each rank's `mine`, in rank order. Collective. */
+    Status (*gather)(Collective *self, const void *mine, size_t bytes, void *all);
+
+    /* Makes the buffers of a repeated reduction of `length` floats (a multiple of 16) over V shards.
+     * The calling rank contributes the maximal tree nodes inside its shard range (see src/core/tree.h):
+     * one buffer each. Collective. Memory: the reduction's, until reduction_close. */
+    Status (*reduction_open)(Collective *self, ReductionMode mode, int shards, int64_t length,
+                             Reduction **out);
+
+    /* Sums all nodes over all ranks, in the one canonical order (exact), into reduction->sum.
+     * `present`: V bytes, 1 for shards that are not empty in this step, the same on each rank; an
+     * empty shard contributes no node. Before: the caller wrote every node of its own that has a
+     * present shard. After: sum is valid until the next call; nodes may be written again.
+     * Collective. */
+    Status (*reduce)(Collective *self, Reduction *reduction, const uint8_t *present);
+    void (*reduction_close)(Collective *self, Reduction *reduction);
+
+    /* Ends the launch at once, everywhere, without waiting for anyone. Does not return. */
+    void (*abort)(Collective *self, int exit_code);
+    void (*close)(Collective *self);
+} CollectiveOps;
+
+struct Collective {
+    const CollectiveOps *ops;
+    int rank, size;
+    int hosts;           /* distinct hosts in the launch */
+    char host[64];       /* this rank's */
+};
+
+struct Reduction {
+    ShardRange mine;
+    int shards;
+    int64_t length;
+    int node_count;        /* maximal nodes inside `mine`, left to right; ≥ 1 */
+    struct {
+        int first, end;    /* shards [first, end) */
+        float *data;       /* length floats, 64-byte aligned */
+    } nodes[64];
+    const float *sum;      /* length floats, 64-byte aligned; the same on each rank */
+};

@@ -1,0 +1,106 @@
+/* A run's configuration: one struct, one table of keys (src/core/config.c), YAML and `--set`.
+ *
+ * Every key has a type, a range, a default and a scope. `free` keys (intervals, retention, logging)
+ * may change between launches; `identity` keys (seed, shards, batch, model, optimizer, schedule,
+ * data, precision) belong to the run: a resume with another value is refused. */
+#pragma once
+
+#include "src/core/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CONFIG_TEXT = 512, CONFIG_LIST = 32 };
+
+typedef struct {
+    int count;
+    double values[CONFIG_LIST];
+} ConfigList;
+
+typedef struct {
+    struct {
+        char name[64], dir[CONFIG_TEXT], author[128], note[256];
+        uint64_t seed;
+    } run;
+    char device[16]; /* auto | cpu | reference | cuda */
+    struct {
+        char arch[32]; /* mlp | lenet | resnet20 | resnet18 */
+        int64_t classes;
+        ConfigList widths; /* mlp: every width, input to classes: [784, 256, 10] */
+        double dropout;
+        bool batch_norm; /* mlp, lenet */
+    } model;
+    struct {
+        char format[16]; /* idx */
+        struct {
+            char images[CONFIG_TEXT], labels[CONFIG_TEXT];
+        } train, validation;
+        double validation_split; /* fraction of train held out when no validation files are named */
+        bool augment_crop, augment_flip; /* augment: [crop, flip] */
+        int64_t crop_padding;
+        ConfigList mean, std; /* per channel, of pixels in [0, 1]; one value serves all channels */
+    } data;
+    struct {
+        int64_t epochs, batch, shards, max_steps; /* max_steps 0: epochs decide */
+        char precision[8];                        /* fp32 */
+        char reduction[8];                        /* exact | fast */
+        double label_smoothing;
+        int64_t evaluate_every_steps; /* 0: at each epoch's end */
+        int64_t threads;              /* free: worker threads a rank; 0: chosen from the cores */
+    } train;
+    struct {
+        char kind[8]; /* sgd | adam | adamw */
+        double lr, momentum, beta1, beta2, epsilon, weight_decay, clip_norm; /* 0: no clipping */
+        bool nesterov;
+        bool decay_all; /* false: no weight decay on norms and biases */
+    } optimizer;
+    struct {
+        char kind[16]; /* constant | step | multistep | exponential | polynomial | cosine */
+        int64_t warmup_steps;
+        int64_t step_size; /* step: every so many steps … */
+        ConfigList milestones; /* multistep: at these steps … */
+        double gamma;      /* … lr *= gamma; exponential: lr *= gamma each epoch */
+        double power, min_lr;
+    } schedule;
+    struct {
+        int64_t every_steps; /* 0: none in between */
+        bool every_epoch;
+        int64_t keep_last, max_failures;
+        char compression[16]; /* none */
+    } checkpoint;
+    struct {
+        int64_t every_steps;
+        char progress[8]; /* auto | live | plain | none */
+    } log;
+    char resume[CONFIG_TEXT]; /* auto | none | must | PATH */
+} Config;
+
+/* Reads a YAML file, then applies `--set` assignments ("a.b=value") in order, checks every key's type
+ * and range and what keys demand of each other, and fills defaults. Ranks: local
+ * Errors: STATUS_USAGE naming file, line and column (or the --set), the key, what was expected, and
+ * for an unknown key the nearest known one; STATUS_IO. *out is undefined then */
+Status config_load(const char *path, const char *const *sets, int set_count, Config *out);
+
+/* The whole configuration as YAML that config_load reads back to the same values: what is printed at
+ * start and written to the run directory. Memory: *out is the caller's (free). */
+Status config_to_yaml(const Config *config, char **out);
+
+/* The identity keys as a JSON object {"train.batch": "256", ...}, values as text in canonical form:
+ * stored in every checkpoint. Memory: *out is the caller's (free). */
+Status config_identity(const Config *config, char **out);
+
+/* Compares the running configuration with the identity stored in a checkpoint.
+ * Errors: STATUS_USAGE naming every changed key with both values, and what to do */
+Status config_check_identity(const Config *config, const char *stored_identity,
+                             const char *checkpoint_name);
+
+/* The table as text for `--help`: key, type, range, default, scope, meaning. Memory: caller's. */
+Status config_describe(char **out);
+
+/* Strict number parsing, whole text or refused: decimal integers without leading zeros or '+';
+ * floats in JSON's grammar, finite; true|false. False when the text is anything else. */
+bool parse_int64(const char *text, int64_t *out);
+bool parse_uint64(const char *text, uint64_t *out);
+bool parse_double(const char *text, double *out);
+bool parse_bool(const char *text, bool *out);

