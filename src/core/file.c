@@ -1,0 +1,261 @@
+/* The system calls behind files that appear whole and durable, or not at all. */
+#include "src/core/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char *file_fix_for(int error) {
+    switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+        return "free some space, or set run.dir to a roomier file system";
+    case EACCES:
+    case EPERM:
+        return "check the permissions of the file and of its directory";
+    case EROFS:
+        return "the file system is read-only: set run.dir to another one";
+    case ENOENT:
+        return "check the path: it or one of its directories does not exist";
+    case ENOTDIR:
+        return "check the path: one of its parts is not a directory";
+    case EISDIR:
+        return "name a file, not a directory";
+    case EEXIST:
+        return "the name is taken and is never replaced: choose another one, or move it "
+               "away";
+    case ELOOP:
+        return "check the path: a symbolic link stands where none may, or links form a "
+               "circle";
+    case ENAMETOOLONG:
+        return "use a shorter name";
+    case EMFILE:
+    case ENFILE:
+        return "too many files are open: raise the limit (ulimit -n)";
+    case EFBIG:
+        return "the file is larger than the file system or the limit (ulimit -f) allows";
+    case ESTALE:
+        return "the network file system lost the directory: mount it again and relaunch";
+    case EIO:
+        return "the device or its connection failed: check the system's log, then the disk";
+    default:
+        return "check free space, permissions and the health of the file system";
+    }
+}
+
+int file_write_at(int fd, const void *data, size_t size, long long offset) {
+    const char *bytes = data;
+    while (size > 0) {
+        ssize_t wrote = pwrite(fd, bytes, size, (off_t)offset);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote == 0) errno = EIO; /* no progress and no reason: never spin on it */
+        if (wrote <= 0) return -1;
+        bytes += wrote;
+        size -= (size_t)wrote;
+        offset += wrote;
+    }
+    return 0;
+}
+
+int file_read_at(int fd, void *data, size_t size, long long offset) {
+    char *bytes = data;
+    while (size > 0) {
+        ssize_t got = pread(fd, bytes, size, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got == 0) errno = EIO;
+        if (got <= 0) return -1;
+        bytes += got;
+        size -= (size_t)got;
+        offset += got;
+    }
+    return 0;
+}
+
+/* Some file systems cannot sync a directory and say EINVAL; their renames are as durable as they
+ * will ever be. */
+static int sync_directory(int directory) {
+    return fsync(directory) == 0 || errno == EINVAL ? 0 : -1;
+}
+
+static bool same_file(int directory, const char *a, const char *b) {
+    struct stat first, second;
+    return fstatat(directory, a, &first, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(directory, b, &second, AT_SYMLINK_NOFOLLOW) == 0 &&
+           first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+/* Renames without replacing; 0, or -1 with errno and `temp` still in place. */
+static int rename_new(int directory, const char *temp, const char *name) {
+    if (renameat2(directory, temp, directory, name, RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL) return -1;
+    /* NFS and others lack the flag; a hard link never replaces either. Over NFS a link that was
+     * made can still say EEXIST, when its first answer was lost: the inode tells. */
+    if (linkat(directory, temp, directory, name, 0) != 0) {
+        if (errno != EEXIST) return -1;
+        if (!same_file(directory, temp, name)) {
+            errno = EEXIST;
+            return -1;
+        }
+    }
+    unlinkat(directory, temp, 0); /* `name` stands: a second, hidden name is only litter */
+    return 0;
+}
+
+/* A hidden name that no living or dead process has used: what a killed one left never blocks. */
+static int temporary_name(const char *name, char temp[NAME_MAX + 1]) {
+    uint64_t random;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) return -1;
+    int length =
+        snprintf(temp, NAME_MAX + 1, ".%s.%016llx.tmp", name, (unsigned long long)random);
+    if (length <= NAME_MAX) return 0;
+    errno = ENAMETOOLONG;
+    return -1;
+}
+
+typedef enum { REPLACE_NEVER, REPLACE_ATOMICALLY } Replace;
+
+static Status publish(int directory, const char *name, const void *data, size_t size,
+                      Replace replace) {
+    char temp[NAME_MAX + 1];
+    int fd = -1;
+    const char *step = "find a temporary name for";
+    if (temporary_name(name, temp) != 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%zu bytes): %s", step,
+                    name, size, strerror(errno));
+
+    step = "create";
+    fd =
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) /* nothing of ours to remove, and the error is not about `name` */
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%zu bytes): %s", step,
+                    name, size, strerror(errno));
+    step = "write";
+    if (file_write_at(fd, data, size, 0) != 0) goto failed;
+    step = "sync";
+    if (fsync(fd) != 0)
+        goto failed; /* never retried: the kernel may have dropped the pages */
+    step = "close";
+    int closed = close(fd);
+    fd = -1;
+    if (closed != 0) goto failed; /* NFS and quotas report late */
+    step = "name";
+    int named = replace == REPLACE_NEVER ? rename_new(directory, temp, name)
+                                         : renameat(directory, temp, directory, name);
+    if (named != 0) goto failed;
+    if (sync_directory(directory) != 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
+                    name, strerror(errno));
+    return STATUS_OK;
+
+failed:;
+    int error = errno; /* clean-up below must not hide the first cause */
+    if (fd >= 0) close(fd);
+    unlinkat(directory, temp, 0);
+    bool taken = error == EEXIST && replace == REPLACE_NEVER;
+    return FAIL(taken ? STATUS_EXISTS : STATUS_IO, file_fix_for(error),
+                "cannot %s %s (%zu bytes): %s", step, name, size, strerror(error));
+}
+
+Status file_publish(int directory, const char *name, const void *data, size_t size) {
+    return publish(directory, name, data, size, REPLACE_NEVER);
+}
+
+Status file_replace(int directory, const char *name, const void *data, size_t size) {
+    return publish(directory, name, data, size, REPLACE_ATOMICALLY);
+}
+
+Status file_name_and_sync(int directory, const char *temp, const char *name) {
+    if (rename_new(directory, temp, name) != 0)
+        return FAIL(errno == EEXIST ? STATUS_EXISTS : STATUS_IO, file_fix_for(errno),
+                    "cannot name %s (written as %s): %s", name, temp, strerror(errno));
+    if (sync_directory(directory) != 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
+                    name, strerror(errno));
+    return STATUS_OK;
+}
+
+Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size) {
+    char *bytes = NULL;
+    const char *step = "open";
+    /* O_NONBLOCK: a pipe without a writer must be refused below, not waited for */
+    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) goto failed;
+    step = "examine";
+    struct stat about;
+    if (fstat(fd, &about) != 0) goto failed;
+    if (!S_ISREG(about.st_mode)) {
+        close(fd);
+        return FAIL(STATUS_USAGE, "name a regular file", "%s is not a regular file", name);
+    }
+    if ((uintmax_t)about.st_size > limit) {
+        close(fd);
+        return FAIL(STATUS_USAGE, "check that this is the file that was meant",
+                    "%s has %lld bytes, more than the limit of %zu", name,
+                    (long long)about.st_size, limit);
+    }
+    size_t length = (size_t)about.st_size;
+    step = "find memory for";
+    bytes = malloc(length + 1);
+    if (bytes == NULL) goto failed;
+    step = "read";
+    if (file_read_at(fd, bytes, length, 0) != 0) goto failed;
+    close(fd); /* only read from: nothing can be lost */
+    bytes[length] = '\0';
+    *data = bytes;
+    if (size != NULL) *size = length;
+    return STATUS_OK;
+
+failed:;
+    int error = errno;
+    if (fd >= 0) close(fd);
+    free(bytes);
+    return FAIL(STATUS_IO, file_fix_for(error), "cannot %s %s: %s", step, name,
+                strerror(error));
+}
+
+/* Makes one directory whose parents exist and makes its name durable. 0, or -1 with errno. */
+static int make_one(const char *path, const char *parent) {
+    if (mkdir(path, 0755) != 0) {
+        struct stat about;
+        if (errno != EEXIST) return -1;
+        if (stat(path, &about) != 0) return -1;
+        errno = ENOTDIR;
+        return S_ISDIR(about.st_mode) ? 0 : -1;
+    }
+    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    int synced = sync_directory(fd);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return synced;
+}
+
+Status file_make_directory(const char *path) {
+    char whole[PATH_MAX], parent[PATH_MAX];
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof whole)
+        return FAIL(STATUS_IO, "use a path of 1 to 4095 bytes",
+                    "cannot make a directory: its path has %zu bytes", length);
+    strcpy(parent, path[0] == '/' ? "/" : ".");
+    for (size_t end = 0; end < length;) {
+        size_t start = end + strspn(path + end, "/");
+        end = start + strcspn(path + start, "/");
+        if (end == start) break; /* nothing but slashes is left */
+        memcpy(whole, path, end);
+        whole[end] = '\0';
+        if (make_one(whole, parent) != 0)
+            return FAIL(STATUS_IO, file_fix_for(errno), "cannot make the directory %s: %s",
+                        whole, strerror(errno));
+        strcpy(parent, whole);
+    }
+    return STATUS_OK;
+}
