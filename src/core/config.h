@@ -1,4 +1,4 @@
-/* A run's configuration: one struct, one table of keys (src/core/config.c), YAML and `--set`.
+/* A run's configuration: one struct, one table of keys (src/core/config_table.c), YAML and `--set`.
  *
  * Every key has a type, a range, a default and a scope. `free` keys (intervals, retention, logging)
  * may change between launches; `identity` keys (seed, shards, batch, model, optimizer, schedule,
@@ -86,13 +86,20 @@ Status config_load(const char *path, const char *const *sets, int set_count, Con
  * start and written to the run directory. Memory: *out is the caller's (free). */
 Status config_to_yaml(const Config *config, char **out);
 
-/* The identity keys as a JSON object {"train.batch": "256", ...}, values as text in canonical form:
- * stored in every checkpoint. Memory: *out is the caller's (free). */
+/* The identity keys as a JSON object {"train.batch": "256", ...}, sorted by key, values as text in
+ * canonical form: stored in every checkpoint. Memory: *out is the caller's (free). */
 Status config_identity(const Config *config, char **out);
 
-/* Compares the running configuration with the identity stored in a checkpoint.
- * Errors: STATUS_USAGE naming every changed key with both values, and what to do */
-Status config_check_identity(const Config *config, const char *stored_identity,
+/* Adds what the run's identity holds beyond the configuration ("data.digest", "device.kind"), or
+ * replaces it. Memory: *identity is freed and replaced; on failure it is as before */
+Status config_identity_add(char **identity, const char *key, const char *value);
+
+/* Compares the running launch's identity (config_identity with all that was added) with the one
+ * stored in a checkpoint. A key that the stored one lacks, because the program that wrote it did not
+ * know it yet, counts as having its default.
+ * Errors: STATUS_USAGE naming every changed key with both values, and what to do; STATUS_CORRUPT when
+ * the stored one is no JSON object of texts */
+Status config_check_identity(const char *identity, const char *stored_identity,
                              const char *checkpoint_name);
 
 /* The table as text for `--help`: key, type, range, default, scope, meaning. Memory: caller's. */

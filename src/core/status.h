@@ -23,7 +23,7 @@ typedef enum {
 typedef struct {
     Status code;
     char who[96];   /* "rank 2 on node7"; empty outside of a launch */
-    char what[768]; /* "cannot open /no/dir/x: No such file or directory" */
+    char what[2048]; /* "cannot open /no/dir/x: No such file or directory" */
     char where[160];
     char fix[384]; /* what to do */
 } Failure;
