@@ -11,8 +11,8 @@
 enum { CATALOG_NAME = 64 };
 
 typedef enum {
-    CHECKPOINT_VALID,      /* user block right (and, where asked for, every digest) */
-    CHECKPOINT_REJECTED,   /* damaged or incomplete: see reason. Never deleted by us */
+    CHECKPOINT_VALID,    /* user block right (and, where asked for, every digest) */
+    CHECKPOINT_REJECTED, /* damaged or incomplete: see reason. Never deleted by us */
     CHECKPOINT_SUPERSEDED, /* written by an earlier generation after its successor's restore point */
 } CheckpointVerdict;
 
@@ -20,21 +20,27 @@ typedef struct {
     char name[CATALOG_NAME];
     int64_t generation, step; /* from the name; the user block must agree */
     CheckpointVerdict verdict;
+    Status code; /* of the check that rejected it; STATUS_USAGE: a format newer than ours */
     char reason[256];
+    bool marked;     /* NAME.rejected stands beside it: an earlier restore passed over it */
     UserBlock block; /* when not rejected */
 } CatalogItem;
 
 typedef struct {
-    int directory; /* open descriptor of run.dir/checkpoints */
+    int directory;      /* open descriptor of run.dir/checkpoints */
     CatalogItem *items; /* newest first: generation down, then step down */
     int count;
     int64_t newest_generation; /* highest owner record; 0 for none */
+    int64_t
+        fresh_generation; /* the highest that began from nothing; files before it do not count */
 } Catalog;
 
 /* Lists a run directory (checks names and user blocks; no tensor bytes). A missing directory is an
  * empty catalogue with directory -1. Ranks: local; one rank lists for all
  * Errors: STATUS_IO when the directory cannot be read */
 Status catalog_open(const char *run_dir, Catalog *out);
+/* The same of an open checkpoints directory, which on success becomes the catalogue's. */
+Status catalog_open_at(int directory, Catalog *out);
 void catalog_close(Catalog *catalog);
 
 /* True if any checkpoint file exists, valid or not: then a fresh start would hide lost work. */
@@ -46,10 +52,13 @@ void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]);
 /* ---- ownership */
 typedef struct {
     int64_t generation;
-    int directory;          /* run.dir/checkpoints, open */
+    int directory; /* run.dir/checkpoints, open */
     char run_dir[512];
     char restored_from[CATALOG_NAME]; /* file, or empty */
     int64_t restored_step;
+    Digest restored_digest;
+    int64_t beat;     /* the heartbeat's counter … */
+    double beat_at_s; /* … and when it last moved, by CLOCK_MONOTONIC */
 } Owner;
 
 /* What a launch says of itself and its restore point in its owner record. */
@@ -57,6 +66,8 @@ typedef struct {
     char restored_from[CATALOG_NAME]; /* empty: fresh start */
     int64_t restored_step;
     Digest restored_digest;
+    char restored_path
+        [1024]; /* where that file lies when not in this directory; empty: here */
 } OwnerClaim;
 
 /* Takes the next generation. Refused while the newest owner lives: same host and its pid (with the same
@@ -80,6 +91,10 @@ void owner_release(Owner *owner);
  * names of its own, and older generations' files only after two commits of its own (`commits`).
  * Ranks: local; rank 0. Errors: STATUS_IO (reported, never fatal) */
 Status catalog_prune(const Owner *owner, int keep_last, int commits);
+
+/* Writes NAME.rejected with the reason beside a checkpoint that a restore passed over: for people,
+ * and so that retention leaves the file alone. Only the owner calls it. Failing is harmless. */
+void catalog_mark_rejected(const Owner *owner, const char *name, const char *reason);
 
 /* Removes hidden temporaries of dead launches. Only the owner calls it. */
 void catalog_sweep(const Owner *owner);

@@ -1,0 +1,252 @@
+/* Who owns a run directory.
+ *
+ *   (no record) --owner_take--> OWNED --owner_release--> ENDED
+ *                                 |
+ *                                 '--a successor's owner_take--> LOST (owner_check says so)
+ *
+ * Invariants
+ *  1. A generation has one owner: its record appears by a publication that never replaces.
+ *  2. A taker that finds a higher generation after its own publication has lost, whatever it saw
+ *     before: the record between may have been pruned while the taker slept.
+ *  3. An owner's generation is never empty once it restored: the restored file is kept under it. */
+#include "src/checkpoint/owner.h"
+
+#include "src/checkpoint/listing.h"
+#include "src/core/file.h"
+#include "src/core/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TAKE_ATTEMPTS = 64, COPY_BYTES = 1 << 20 };
+
+/* ---- keeping the restored file */
+
+static Status copy_file(int from_directory, const char *from, int directory,
+                        const char *name) {
+    char temp[NAME_MAX + 1];
+    uint64_t random = 0;
+    int in = -1, out = -1;
+    char *buffer = NULL;
+    const char *step = "name a copy of";
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) goto failed;
+    snprintf(temp, sizeof temp, ".%s.%016llx.tmp", name, (unsigned long long)random);
+    step = "find memory to copy";
+    buffer = malloc(COPY_BYTES);
+    if (buffer == NULL) goto failed;
+    step = "open";
+    struct stat about;
+    in = openat(from_directory, from, O_RDONLY | O_CLOEXEC);
+    if (in < 0 || fstat(in, &about) != 0) goto failed;
+    step = "create a copy of";
+    out =
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (out < 0) goto failed;
+    step = "copy";
+    for (off_t at = 0; at < about.st_size;) {
+        size_t count = about.st_size - at < COPY_BYTES ? (size_t)(about.st_size - at)
+                                                       : (size_t)COPY_BYTES;
+        if (file_read_at(in, buffer, count, at) != 0 ||
+            file_write_at(out, buffer, count, at) != 0)
+            goto failed;
+        at += (off_t)count;
+    }
+    step = "sync a copy of";
+    if (fsync(out) != 0) goto failed;
+    step = "close a copy of";
+    int closed = close(out);
+    out = -1;
+    if (closed != 0) goto failed;
+    close(in);
+    free(buffer);
+    Status named = file_name_and_sync(directory, temp, name);
+    if (named != STATUS_OK) unlinkat(directory, temp, 0);
+    return named;
+
+failed:;
+    int error = errno;
+    if (in >= 0) close(in);
+    if (out >= 0) {
+        close(out);
+        unlinkat(directory, temp, 0);
+    }
+    free(buffer);
+    return FAIL(STATUS_IO, file_fix_for(error), "cannot %s %s: %s", step, from,
+                strerror(error));
+}
+
+static Status keep_restored(const Owner *owner, const char *restored_path) {
+    bool elsewhere = restored_path[0] != '\0';
+    int from_directory = elsewhere ? AT_FDCWD : owner->directory;
+    const char *from = elsewhere ? restored_path : owner->restored_from;
+    char name[CATALOG_NAME];
+    catalog_name(owner->generation, owner->restored_step, name);
+    if (linkat(from_directory, from, owner->directory, name, AT_SYMLINK_FOLLOW) != 0)
+        return copy_file(from_directory, from, owner->directory, name);
+    if (fsync(owner->directory) != 0 && errno != EINVAL)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
+                    name, strerror(errno));
+    return STATUS_OK;
+}
+
+/* ---- taking */
+
+static Status refuse(const OwnerRecord *live, const char *run_dir, const char *why) {
+    char fix[sizeof((Failure *)NULL)->fix];
+    snprintf(fix, sizeof fix,
+             "stop that launch first, or use another run.dir; if it is surely dead, set "
+             "REKINDLE_OWNER_DEAD=%lld for one launch",
+             (long long)live->generation);
+    return FAIL(STATUS_USAGE, fix, "%.400s has an owner, launch %lld: %s", run_dir,
+                (long long)live->generation, why);
+}
+
+/* Publishes the next generation's record. STATUS_EXISTS: another taker was faster. */
+static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s) {
+    Listing listing;
+    TRY(listing_read(owner->directory, &listing));
+    int64_t newest = listing_newest_owner(&listing);
+    /* also above files whose record is gone, or ours would mix with them */
+    owner->generation = listing_newest_any(&listing) + 1;
+    listing_free(&listing);
+    if (newest > 0) {
+        OwnerRecord live;
+        char why[320];
+        owner_read(owner->directory, newest, &live);
+        if (owner_lives(owner->directory, &live, watch_s, why, sizeof why))
+            return refuse(&live, owner->run_dir, why);
+    }
+    OwnerRecord self;
+    owner_describe_self(&self);
+    self.generation = owner->generation;
+    self.fresh = claim->restored_from[0] == '\0';
+    if (!self.fresh) {
+        memcpy(self.restored_from, claim->restored_from, sizeof self.restored_from);
+        self.restored_step = claim->restored_step;
+        self.restored_digest = claim->restored_digest;
+    }
+    char *text = owner_format(&self), name[CATALOG_NAME];
+    if (text == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the owner record");
+    owner_name(owner->generation, "", name);
+    Status published = file_publish(owner->directory, name, text, strlen(text));
+    free(text);
+    if (published != STATUS_OK) return published;
+
+    Status mine = owner_check(owner);
+    if (mine == STATUS_OK) return STATUS_OK;
+    unlinkat(owner->directory, name, 0);
+    return mine == STATUS_LOST_OWNER ? STATUS_EXISTS : mine;
+}
+
+Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
+                  Owner *out) {
+    *out = (Owner){.directory = -1};
+    char path[sizeof out->run_dir + 16];
+    if (strlen(run_dir) >= sizeof out->run_dir)
+        return FAIL(STATUS_USAGE, "use a shorter run.dir",
+                    "the run directory's path is too long");
+    snprintf(path, sizeof path, "%s/checkpoints", run_dir);
+    TRY(file_make_directory(path));
+    Owner owner = {.restored_step = -1};
+    strcpy(owner.run_dir, run_dir);
+    owner.directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (owner.directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
+                    strerror(errno));
+
+    Status taken = STATUS_EXISTS;
+    for (int i = 0; i < TAKE_ATTEMPTS && taken == STATUS_EXISTS; i++)
+        taken = publish_next(&owner, claim, watch_s);
+    if (taken == STATUS_EXISTS)
+        taken = FAIL(STATUS_USAGE, "relaunch only once", "%s: too many launches at once",
+                     run_dir);
+    if (taken != STATUS_OK) {
+        close(owner.directory);
+        return taken;
+    }
+    if (claim->restored_from[0] != '\0') {
+        memcpy(owner.restored_from, claim->restored_from, sizeof owner.restored_from);
+        owner.restored_step = claim->restored_step;
+        owner.restored_digest = claim->restored_digest;
+        taken = keep_restored(&owner, claim->restored_path);
+        if (taken != STATUS_OK) {
+            Failure first = *status_failure();
+            owner_release(&owner);
+            return status_adopt(&first);
+        }
+    }
+    owner_heartbeat(&owner);
+    *out = owner;
+    return STATUS_OK;
+}
+
+/* ---- holding */
+
+Status owner_check(const Owner *owner) {
+    static const char fix[] = "this launch must end: the run goes on in the other one";
+    Listing listing;
+    TRY(listing_read(owner->directory, &listing));
+    int64_t newest = listing_newest_owner(&listing);
+    listing_free(&listing);
+    /* a network file system may list old names for a while; asking for the next one by name does
+     * reach the server */
+    char next[CATALOG_NAME];
+    owner_name(owner->generation + 1, "", next);
+    if (newest <= owner->generation &&
+        faccessat(owner->directory, next, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        newest = owner->generation + 1;
+
+    if (newest > owner->generation) {
+        OwnerRecord successor;
+        owner_read(owner->directory, newest, &successor);
+        return FAIL(
+            STATUS_LOST_OWNER, fix,
+            "%.300s belongs to launch %lld now (process %lld on %s); we are launch %lld",
+            owner->run_dir, (long long)newest, (long long)successor.pid,
+            successor.readable ? successor.host : "a host unknown",
+            (long long)owner->generation);
+    }
+    if (newest < owner->generation)
+        return FAIL(STATUS_LOST_OWNER, fix,
+                    "the owner record of this launch (%lld) is gone from %.300s",
+                    (long long)owner->generation, owner->run_dir);
+    return STATUS_OK;
+}
+
+void owner_heartbeat(Owner *owner) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double now_s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    if (owner == NULL || owner->directory < 0) return;
+    if (owner->beat > 0 && now_s - owner->beat_at_s < 1.0) return;
+    owner->beat++;
+    owner->beat_at_s = now_s;
+    char name[CATALOG_NAME], text[32];
+    owner_name(owner->generation, ".beat", name);
+    int length = snprintf(text, sizeof text, "%020lld\n", (long long)owner->beat);
+    /* of one width and never truncated, so that no reader finds it empty; never synced: it is news
+     * only for as long as we live */
+    int fd =
+        openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0 || file_write_at(fd, text, (size_t)length, 0) != 0)
+        LOG_D("no heartbeat in %s: %s", name, strerror(errno));
+    if (fd >= 0) close(fd);
+}
+
+void owner_release(Owner *owner) {
+    if (owner == NULL || owner->directory < 0) return;
+    char name[CATALOG_NAME];
+    owner_name(owner->generation, ".end", name);
+    int fd =
+        openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0) close(fd);
+    close(owner->directory);
+    owner->directory = -1;
+}

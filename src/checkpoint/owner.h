@@ -1,0 +1,41 @@
+/* Owner records: what a launch wrote when it took a run directory. For the files of this room;
+ * others use catalog.h. */
+#pragma once
+
+#include "src/checkpoint/catalog.h"
+
+/* A record as read. Only `readable` ones may be believed: the text carries its own checksum. */
+typedef struct {
+    int64_t generation;
+    bool readable;
+    char unreadable_why[200];
+    char host[64];          /* for people */
+    char boot_id[40];       /* which running kernel: decides what "this host" is */
+    char pid_namespace[40]; /* pids mean something only inside of one */
+    int64_t pid;
+    int64_t pid_start; /* clock ticks since boot: tells a reused pid apart */
+    char job[64];      /* scheduler's job, or empty */
+    int64_t restart_count;
+    bool fresh; /* restored from nothing */
+    char restored_from[CATALOG_NAME];
+    int64_t restored_step; /* -1 when fresh */
+    Digest restored_digest;
+    char created_at[40];
+} OwnerRecord;
+
+/* "owner.g0003" + suffix ("", ".beat", ".end"). */
+void owner_name(int64_t generation, const char *suffix, char name[CATALOG_NAME]);
+
+/* Reads a generation's record; one that is missing or damaged comes back as not readable, with the
+ * reason. Ranks: local */
+void owner_read(int directory, int64_t generation, OwnerRecord *out);
+
+/* What this process would write. */
+void owner_describe_self(OwnerRecord *out);
+
+/* A record as JSON text with its checksum. Memory: the caller's (free); NULL when there is none. */
+char *owner_format(const OwnerRecord *record);
+
+/* True when the record's writer must be taken for alive; `why` then says what speaks for it. */
+bool owner_lives(int directory, const OwnerRecord *record, double watch_s, char *why,
+                 size_t why_bytes);
