@@ -52,9 +52,10 @@ typedef struct {
     float gradient_scale, lr, weight_decay;
     float momentum; /* SGD: m = momentum·m + g; w −= lr·m (nesterov: lr·(g + momentum·m)) */
     bool nesterov;
-    float beta1, beta2, epsilon; /* Adam: as PyTorch's Adam and AdamW (eps outside of the root) */
-    float correction1;           /* 1 − beta1^t */
-    float correction2_sqrt;      /* sqrt(1 − beta2^t) */
+    double beta1, beta2;    /* Adam, as PyTorch's; double, since 1 − beta in float loses digits */
+    float epsilon;          /* outside of the root */
+    float correction1;      /* 1 − beta1^t */
+    float correction2_sqrt; /* sqrt(1 − beta2^t) */
     bool decoupled;              /* AdamW: w −= lr·weight_decay·w first; else g += weight_decay·w */
 } OptimizerPass;
 
