@@ -60,8 +60,8 @@ typedef struct {
     /* Sums all nodes over all ranks, in the one canonical order (exact), into reduction->sum.
      * `present`: V bytes, 1 for shards that are not empty in this step, the same on each rank; an
      * empty shard contributes no node. Before: the caller wrote every node of its own that has a
-     * present shard. After: sum is valid until the next call; nodes may be written again.
-     * Collective. */
+     * present shard. After: sum is valid until the next call, or until a node is written (a single
+     * rank's node may be the sum itself). Collective. */
     Status (*reduce)(Collective *self, Reduction *reduction, const uint8_t *present);
     void (*reduction_close)(Collective *self, Reduction *reduction);
 
@@ -81,7 +81,7 @@ struct Reduction {
     ShardRange mine;
     int shards;
     int64_t length;
-    int node_count;        /* maximal nodes inside `mine`, left to right; ≥ 1 */
+    int node_count;        /* maximal nodes inside `mine`, left to right; 0 only if it is empty */
     struct {
         int first, end;    /* shards [first, end) */
         float *data;       /* length floats, 64-byte aligned */
