@@ -28,17 +28,17 @@ typedef struct {
     int version;
     char run[64];
     int64_t generation, step, epoch;
-    int64_t bytes;           /* length of the whole file */
-    int64_t metadata_bytes;  /* the region [CHECKPOINT_USER_BLOCK, + metadata_bytes) */
-    Digest metadata_digest;  /* of that region, which holds the table of segment digests */
-    Digest state_digest;     /* of the values alone */
-    char metrics[256];       /* a JSON object, e.g. {"loss":0.31,"accuracy":0.912} */
-    char parent[128];        /* file name that the launch restored from; empty for none */
-    Digest parent_digest;    /* its state_digest */
+    int64_t bytes;          /* length of the whole file */
+    int64_t metadata_bytes; /* the region [CHECKPOINT_USER_BLOCK, + metadata_bytes) */
+    Digest metadata_digest; /* of that region, which holds the table of segment digests */
+    Digest state_digest;    /* of the values alone */
+    char metrics[256];      /* a JSON object, e.g. {"loss":0.31,"accuracy":0.912} */
+    char parent[128];       /* file name that the launch restored from; empty for none */
+    Digest parent_digest;   /* its state_digest */
     int ranks;
     char device_kind[160];
-    char created_at[40];     /* UTC, ISO 8601; for people, never trusted */
-    char writer[128];        /* "rekindle 0.1.0, hdf5 1.10.8" */
+    char created_at[40]; /* UTC, ISO 8601; for people, never trusted */
+    char writer[128];    /* "rekindle 0.1.0, hdf5 1.10.8" */
     char author[128], note[256];
 } UserBlock;
 
@@ -52,7 +52,8 @@ typedef struct {
 /* Layout planned by HDF5 for one registry; cached between saves. */
 typedef struct CheckpointPlan CheckpointPlan;
 
-Status checkpoint_plan(const State *state, const CheckpointText *text, CheckpointPlan **out);
+Status checkpoint_plan(const State *state, const CheckpointText *text,
+                       CheckpointPlan **out);
 void checkpoint_plan_destroy(CheckpointPlan *plan); /* NULL is allowed */
 
 /* Writes and publishes `name` in `directory`: hidden temporary (O_EXCL), data, digests, user block,
@@ -96,10 +97,15 @@ const char *checkpoint_reader_text(const CheckpointReader *reader, const char *w
  * Errors: STATUS_CORRUPT naming file, segment and offset; what sink returns */
 typedef Status (*CheckpointSink)(void *context, const CheckpointEntry *entry, size_t offset,
                                  const void *bytes, size_t count);
-Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink, void *context);
+Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink,
+                                void *context);
 
 /* Reads everything into the state: entries must match one to one in path, dtype and shape. At the end
  * state_digest(state) equals the user block's. Ranks: local
  * Errors: STATUS_CORRUPT; STATUS_USAGE naming the first entries that are missing, unexpected or
  * mismatched with both shapes. The state is undefined then */
 Status checkpoint_reader_load(CheckpointReader *reader, State *state);
+
+/* Proves a file without a state: user block, region, every segment, and the state_digest anew.
+ * Ranks: local. Errors: as checkpoint_reader_open and checkpoint_reader_stream */
+Status checkpoint_verify(int directory, const char *name, UserBlock *out);

@@ -22,27 +22,53 @@ static int by_path(const void *a, const void *b) {
     return strcmp((*(const Entry *const *)a)->path, (*(const Entry *const *)b)->path);
 }
 
+struct StateDigester {
+    XXH3_state_t *hash;
+};
+
+StateDigester *state_digester_create(void) {
+    StateDigester *digester = malloc(sizeof *digester);
+    if (digester == NULL) return NULL;
+    digester->hash = XXH3_createState();
+    if (digester->hash == NULL) {
+        free(digester);
+        return NULL;
+    }
+    XXH3_128bits_reset(digester->hash);
+    return digester;
+}
+
+void state_digester_add(StateDigester *digester, const char *path, DType dtype, int rank,
+                        const int64_t shape[TENSOR_RANK_MAX], Digest value) {
+    int64_t head[2 + TENSOR_RANK_MAX] = {dtype, rank};
+    for (int i = 0; i < TENSOR_RANK_MAX; i++)
+        head[2 + i] = i < rank ? shape[i] : 1;
+    XXH3_128bits_update(digester->hash, path, strlen(path) + 1);
+    XXH3_128bits_update(digester->hash, head, sizeof head);
+    XXH3_128bits_update(digester->hash, &value, sizeof value);
+}
+
+Digest state_digester_finish(StateDigester *digester) {
+    Digest digest = from_xxh(XXH3_128bits_digest(digester->hash));
+    XXH3_freeState(digester->hash);
+    free(digester);
+    return digest;
+}
+
 Digest state_digest(const State *state) {
-    XXH3_state_t *hash = XXH3_createState();
+    StateDigester *digester = state_digester_create();
     const Entry **sorted = malloc((size_t)(state->count + 1) * sizeof *sorted);
-    if (hash == NULL || sorted == NULL) abort(); /* a few kilobytes: nothing can go on */
+    if (digester == NULL || sorted == NULL)
+        abort(); /* a few kilobytes: nothing can go on */
     for (int i = 0; i < state->count; i++)
         sorted[i] = &state->entries[i];
     qsort(sorted, (size_t)state->count, sizeof *sorted, by_path);
-    XXH3_128bits_reset(hash);
-    for (int i = 0; i < state->count; i++) {
-        const Entry *entry = sorted[i];
-        int64_t head[2 + TENSOR_RANK_MAX] = {entry->dtype, entry->rank};
-        memcpy(head + 2, entry->shape, sizeof entry->shape);
-        Digest value = state_entry_digest(state, (int)(entry - state->entries));
-        XXH3_128bits_update(hash, entry->path, strlen(entry->path) + 1);
-        XXH3_128bits_update(hash, head, sizeof head);
-        XXH3_128bits_update(hash, &value, sizeof value);
-    }
-    Digest digest = from_xxh(XXH3_128bits_digest(hash));
+    for (int i = 0; i < state->count; i++)
+        state_digester_add(digester, sorted[i]->path, sorted[i]->dtype, sorted[i]->rank,
+                           sorted[i]->shape,
+                           state_entry_digest(state, (int)(sorted[i] - state->entries)));
     free(sorted);
-    XXH3_freeState(hash);
-    return digest;
+    return state_digester_finish(digester);
 }
 
 bool state_is_finite(const State *state, int *index) {

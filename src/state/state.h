@@ -28,7 +28,8 @@ typedef enum {
 enum { STATE_PATH_MAX = 128, STATE_ALIGNMENT = 64, STATE_PAGE = 4096 };
 
 typedef struct {
-    char path[STATE_PATH_MAX]; /* "model/conv1.weight", "progress/step": also its HDF5 path */
+    char path
+        [STATE_PATH_MAX]; /* "model/conv1.weight", "progress/step": also its HDF5 path */
     DType dtype;
     int rank; /* 0: a scalar */
     int64_t shape[TENSOR_RANK_MAX];
@@ -79,6 +80,15 @@ void *state_data(const State *state, int index);
  * XXH3-128 of the entry's bytes. Independent of file layout, declaration order, rank count, time.
  * Two runs are bit-equal when their final digests are. Ranks: local */
 Digest state_digest(const State *state);
+
+/* The same digest of values that lie in no State (a file's, say): create, add every entry in order
+ * of path (strcmp) with the digest of its bytes, finish. There is no other walk.
+ * Memory: the caller's until state_digester_finish; NULL when there is none */
+typedef struct StateDigester StateDigester;
+StateDigester *state_digester_create(void);
+void state_digester_add(StateDigester *digester, const char *path, DType dtype, int rank,
+                        const int64_t shape[TENSOR_RANK_MAX], Digest value);
+Digest state_digester_finish(StateDigester *digester); /* destroys it */
 
 /* Digest of one entry's bytes. */
 Digest state_entry_digest(const State *state, int index);
