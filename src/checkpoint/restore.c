@@ -1,0 +1,314 @@
+/* Chooses the checkpoint to go on from, on rank 0, and walks back past what does not prove itself.
+ * The bytes travel in restore_stream.c. */
+#include "src/checkpoint/restore.h"
+
+#include "src/checkpoint/restore_stream.h"
+#include "src/core/file.h"
+#include "src/core/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef enum { RESUME_AUTO, RESUME_NONE, RESUME_MUST, RESUME_PATH } Resume;
+
+/* Rank 0's search. Elsewhere it stays empty. */
+typedef struct {
+    const RestoreRequest *request;
+    RestoreResult *result;
+    const State *state;
+    Resume resume;
+    Catalog catalog;
+    int next;                 /* item to look at */
+    int path_directory;       /* for RESUME_PATH */
+    char path[PATH_MAX];      /* resolved */
+    const char *path_name;    /* its last part, inside `path` */
+    CheckpointReader *reader; /* the candidate, opened and proven as far as its metadata */
+    char name[CATALOG_NAME];
+} Search;
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static Resume resume_mode(const char *text) {
+    if (strcmp(text, "auto") == 0) return RESUME_AUTO;
+    if (strcmp(text, "none") == 0) return RESUME_NONE;
+    return strcmp(text, "must") == 0 ? RESUME_MUST : RESUME_PATH;
+}
+
+/* Remembers and reports a file that will not be used. */
+static void pass_over(Search *search, const char *name, const char *reason) {
+    LOG_W("checkpoint %s is damaged and is passed over: %s", name, reason);
+    RestoreResult *result = search->result;
+    size_t count = (size_t)result->passed_over_count + 1;
+    RestorePassedOver *grown =
+        realloc(result->passed_over, count * sizeof *result->passed_over);
+    if (grown == NULL) return; /* it only loses its mark */
+    result->passed_over = grown;
+    RestorePassedOver *last = &grown[count - 1];
+    snprintf(last->name, sizeof last->name, "%s", name);
+    snprintf(last->reason, sizeof last->reason, "%.255s", reason);
+    result->passed_over_count = (int)count;
+}
+
+/* ---- choosing */
+
+static Status begin_path(Search *search) {
+    const char *path = search->request->resume;
+    if (realpath(path, search->path) == NULL)
+        return FAIL(STATUS_NO_CHECKPOINT, "check --resume: rekindle checkpoints ls DIR",
+                    "cannot find the checkpoint %s: %s", path, strerror(errno));
+    char *slash = strrchr(search->path, '/');
+    search->path_name = slash + 1;
+    char directory[PATH_MAX];
+    snprintf(directory, sizeof directory, "%.*s", (int)(slash - search->path),
+             search->path);
+    search->path_directory =
+        open(slash == search->path ? "/" : directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (search->path_directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open the directory of %s: %s",
+                    search->path, strerror(errno));
+    return STATUS_OK;
+}
+
+static Status begin_search(Search *search) {
+    if (search->resume == RESUME_PATH) return begin_path(search);
+    TRY(catalog_open(search->request->run_dir, &search->catalog));
+    if (search->resume == RESUME_NONE && catalog_has_any(&search->catalog))
+        return FAIL(
+            STATUS_USAGE, "use another run.dir for a fresh start, or resume: auto to go on",
+            "resume: none, but %s holds %d checkpoint(s), the newest %s",
+            search->request->run_dir, search->catalog.count, search->catalog.items[0].name);
+    return STATUS_OK;
+}
+
+/* The candidate must be of this run and hold exactly this state. Neither failure says that the file
+ * is bad. */
+static Status look_at_candidate(const Search *search) {
+    const RestoreRequest *request = search->request;
+    if (request->accept != NULL) {
+        const UserBlock *block = checkpoint_reader_block(search->reader);
+        const char *identity = checkpoint_reader_text(search->reader, "identity");
+        TRY(request->accept(request->context, block, identity == NULL ? "" : identity,
+                            search->name));
+    }
+    return restore_match(search->reader, search->state);
+}
+
+static Status open_path(Search *search) {
+    Status opened =
+        checkpoint_reader_open(search->path_directory, search->path_name, &search->reader);
+    if (opened == STATUS_OK) {
+        snprintf(search->name, sizeof search->name, "%.63s", search->path_name);
+        return look_at_candidate(search);
+    }
+    if (opened == STATUS_USAGE) return opened;
+    Failure cause = *status_failure();
+    return FAIL(STATUS_NO_CHECKPOINT, "name another file, or use resume: auto",
+                "the checkpoint that was asked for cannot be used: %.700s", cause.what);
+}
+
+static Status nothing_left(const Search *search) {
+    const Catalog *catalog = &search->catalog;
+    const RestoreResult *result = search->result;
+    const char *run_dir = search->request->run_dir;
+    if (catalog->count == 0) {
+        if (search->resume != RESUME_MUST) return STATUS_OK;
+        return FAIL(STATUS_NO_CHECKPOINT, "check run.dir, or use resume: auto",
+                    "resume: must, but %s holds no checkpoint", run_dir);
+    }
+    if (catalog->items[0].generation < catalog->fresh_generation &&
+        search->resume == RESUME_AUTO) {
+        LOG_W("%s holds only what a launch wrote after launch %lld had begun afresh: "
+              "starting "
+              "afresh again",
+              run_dir, (long long)catalog->fresh_generation);
+        return STATUS_OK;
+    }
+    bool damaged = result->passed_over_count > 0;
+    return FAIL(
+        STATUS_NO_CHECKPOINT,
+        "restore one from a backup, name one with --resume PATH, or use another run.dir "
+        "to start afresh",
+        "%.200s holds %d checkpoint(s), but none can be used; %s: %s", run_dir,
+        catalog->count, damaged ? result->passed_over[0].name : catalog->items[0].name,
+        damaged ? result->passed_over[0].reason : catalog->items[0].reason);
+}
+
+/* Opens the next candidate; without one, and no failure, the run starts afresh. */
+static Status choose(Search *search) {
+    if (search->resume == RESUME_PATH) return open_path(search);
+    for (; search->next < search->catalog.count; search->next++) {
+        const CatalogItem *item = &search->catalog.items[search->next];
+        if (item->verdict == CHECKPOINT_SUPERSEDED) {
+            LOG_I("checkpoint %s does not count: %s", item->name, item->reason);
+            continue;
+        }
+        Status opened = item->code;
+        if (item->verdict == CHECKPOINT_VALID)
+            opened = checkpoint_reader_open(search->catalog.directory, item->name,
+                                            &search->reader);
+        if (opened == STATUS_OK) {
+            memcpy(search->name, item->name, sizeof search->name);
+            search->next++;
+            return look_at_candidate(search);
+        }
+        char reason[sizeof item
+                        ->reason]; /* a copy: FAIL writes where status_failure reads */
+        snprintf(reason, sizeof reason, "%.255s",
+                 item->verdict == CHECKPOINT_VALID ? status_failure()->what : item->reason);
+        if (opened == STATUS_USAGE)
+            return FAIL(
+                STATUS_USAGE,
+                "use the newer Rekindle, or name an older checkpoint: --resume PATH", "%s",
+                reason);
+        if (opened == STATUS_MEMORY) return opened;
+        pass_over(search, item->name, reason);
+    }
+    return nothing_left(search);
+}
+
+/* A candidate's bytes were bad: STATUS_OK when an older one may be tried. */
+static Status after_failure(Search *search) {
+    char reason[256];
+    snprintf(reason, sizeof reason, "%.255s", status_failure()->what);
+    if (search->resume == RESUME_PATH)
+        return FAIL(STATUS_NO_CHECKPOINT, "name another file, or use resume: auto",
+                    "the checkpoint that was asked for cannot be used: %s", reason);
+    pass_over(search, search->name, reason);
+    return STATUS_OK;
+}
+
+/* ---- the outcome, everywhere */
+
+/* What rank 0 tells of its choice, before any tensor moves. */
+typedef struct {
+    bool restored;
+    char name[CATALOG_NAME];
+    char path[sizeof((RestoreResult *)NULL)->path];
+    UserBlock block;
+    size_t text_bytes[3]; /* identity, config, lineage, each with its zero */
+} Choice;
+
+static Choice describe_choice(const Search *search) {
+    Choice choice;
+    memset(&choice, 0, sizeof choice); /* padding too: it travels */
+    if (search->reader == NULL) return choice;
+    choice.restored = true;
+    memcpy(choice.name, search->name, sizeof choice.name);
+    choice.block = *checkpoint_reader_block(search->reader);
+    if (search->resume == RESUME_PATH) {
+        char home[PATH_MAX], own[PATH_MAX];
+        size_t length = (size_t)(search->path_name - search->path) - 1;
+        snprintf(own, sizeof own, "%s/checkpoints", search->request->run_dir);
+        bool inside = realpath(own, home) != NULL && strlen(home) == length &&
+                      memcmp(home, search->path, length) == 0;
+        if (!inside || strlen(search->path_name) >= sizeof choice.name)
+            snprintf(choice.path, sizeof choice.path, "%.1023s", search->path);
+    }
+    return choice;
+}
+
+static Status share_text(Collective *collective, const Search *search, const char *which,
+                         char **out) {
+    const char *text =
+        search->reader == NULL ? NULL : checkpoint_reader_text(search->reader, which);
+    uint64_t bytes = text == NULL ? 1 : strlen(text) + 1;
+    TRY(collective->ops->broadcast(collective, &bytes, sizeof bytes, 0));
+    free(*out);
+    *out = calloc(1, bytes);
+    Status mine = *out != NULL ? STATUS_OK
+                               : FAIL(STATUS_MEMORY, NULL,
+                                      "no memory for a checkpoint's %s (%llu bytes)", which,
+                                      (unsigned long long)bytes);
+    TRY(collective->ops->agree(collective, mine));
+    if (text != NULL) memcpy(*out, text, bytes);
+    return collective->ops->broadcast(collective, *out, bytes, 0);
+}
+
+static Status share_choice(Collective *collective, const Search *search,
+                           RestoreResult *result) {
+    Choice choice = describe_choice(search);
+    TRY(collective->ops->broadcast(collective, &choice, sizeof choice, 0));
+    result->restored = choice.restored;
+    memcpy(result->name, choice.name, sizeof result->name);
+    memcpy(result->path, choice.path, sizeof result->path);
+    result->block = choice.block;
+    TRY(share_text(collective, search, "identity", &result->identity));
+    TRY(share_text(collective, search, "config", &result->config));
+    return share_text(collective, search, "lineage", &result->lineage);
+}
+
+/* One turn: choose, move, compare. *done when there is nothing more to try. */
+static Status try_candidate(Collective *collective, Search *search, State *state,
+                            RestoreResult *result, bool *done) {
+    Status mine = collective->rank == 0 ? choose(search) : STATUS_OK;
+    TRY(collective->ops->agree(collective, mine));
+    TRY(share_choice(collective, search, result));
+    *done = true;
+    if (!result->restored) return STATUS_OK;
+    bool file_failed = false;
+    Status moved =
+        restore_stream(collective, search->reader, state, &result->block, &file_failed);
+    if (moved == STATUS_OK || !file_failed) return moved;
+    mine = collective->rank == 0 ? after_failure(search) : STATUS_OK;
+    *done = false;
+    checkpoint_reader_close(search->reader);
+    search->reader = NULL;
+    return collective->ops->agree(collective, mine);
+}
+
+Status restore_newest(Collective *collective, const RestoreRequest *request, State *state,
+                      RestoreResult *result) {
+    *result = (RestoreResult){.restored = false};
+    Search search = {
+        .request = request,
+        .result = result,
+        .state = state,
+        .resume = resume_mode(request->resume),
+        .catalog.directory = -1,
+        .path_directory = -1,
+    };
+    double start = seconds_now();
+    Status mine = collective->rank == 0 ? begin_search(&search) : STATUS_OK;
+    Status outcome = collective->ops->agree(collective, mine);
+    for (bool done = false; outcome == STATUS_OK && !done;)
+        outcome = try_candidate(collective, &search, state, result, &done);
+    checkpoint_reader_close(search.reader);
+    if (search.path_directory >= 0) close(search.path_directory);
+    catalog_close(&search.catalog);
+    result->seconds = seconds_now() - start;
+    return outcome;
+}
+
+void restore_result_free(RestoreResult *result) {
+    free(result->identity);
+    free(result->config);
+    free(result->lineage);
+    free(result->passed_over);
+    *result = (RestoreResult){.restored = false};
+}
+
+OwnerClaim restore_claim(const RestoreResult *result) {
+    OwnerClaim claim = {.restored_step = -1};
+    if (!result->restored) return claim;
+    memcpy(claim.restored_from, result->name, sizeof claim.restored_from);
+    memcpy(claim.restored_path, result->path, sizeof claim.restored_path);
+    claim.restored_step = result->block.step;
+    claim.restored_digest = result->block.state_digest;
+    return claim;
+}
+
+void restore_mark_passed_over(const RestoreResult *result, const Owner *owner) {
+    for (int i = 0; i < result->passed_over_count; i++)
+        catalog_mark_rejected(owner, result->passed_over[i].name,
+                              result->passed_over[i].reason);
+}

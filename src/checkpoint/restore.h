@@ -1,0 +1,65 @@
+/* Finding the state to go on from, and bringing it to every rank. Rank 0 alone lists, chooses, checks
+ * and reads; the others learn from it, so that no two can choose differently.
+ *
+ * Life of one candidate: CHOSEN → STREAMED → COMPARED → restored. What fails on the way is named in
+ * the log once, with the reason, and the next older one is tried. Never a fresh start when there is
+ * anything to go on from. */
+#pragma once
+
+#include "src/checkpoint/catalog.h"
+#include "src/collective.h"
+
+typedef struct {
+    const char *run_dir;
+    const char *resume; /* auto | none | must | the path of one checkpoint file */
+    /* Looks at a candidate before its tensors move; on rank 0 only. Its failure ends the restore and
+     * becomes every rank's (another configuration is no reason to try an older file). NULL: all are
+     * accepted. */
+    Status (*accept)(void *context, const UserBlock *block, const char *identity,
+                     const char *name);
+    void *context;
+} RestoreRequest;
+
+typedef struct {
+    char name[CATALOG_NAME];
+    char reason[256];
+} RestorePassedOver;
+
+/* The same on every rank, but for `passed_over`. */
+typedef struct {
+    bool restored; /* false: a fresh start; then all below is empty */
+    char name[CATALOG_NAME];
+    char path[1024]; /* of a file outside of the run directory; empty: inside */
+    UserBlock block;
+    char *identity, *config, *lineage; /* texts out of the file */
+    double seconds;
+    RestorePassedOver *passed_over; /* rank 0: files found damaged on the way */
+    int passed_over_count;
+} RestoreResult;
+
+/* Fills `state` from the newest checkpoint that counts and proves itself, or finds that the run starts
+ * afresh (the state is then all zero, as it came).
+ *
+ *   auto  the newest valid one; fresh only where there is no checkpoint at all
+ *   must  the newest valid one
+ *   none  fresh; refused where there are checkpoints, since it would hide them
+ *   PATH  that file and no other; symbolic links are resolved
+ *
+ * Before it returns, all ranks have compared the digest of what they hold with each other and with the
+ * file's. An entry that omit_entry names stays zero everywhere; then only ranks are compared.
+ *
+ * Ranks:   collective. `state` is allocated, and declared alike on all
+ * Memory:  result is the caller's: restore_result_free, also after a failure
+ * Errors:  the same on every rank. STATUS_NO_CHECKPOINT when files exist but none is valid, or the one
+ *          demanded is missing or damaged; STATUS_USAGE for another model's file, a newer format, or
+ *          what accept says; STATUS_CORRUPT when ranks hold different bytes; STATUS_IO; STATUS_COMM.
+ *          The state is undefined then */
+Status restore_newest(Collective *collective, const RestoreRequest *request, State *state,
+                      RestoreResult *result);
+void restore_result_free(RestoreResult *result);
+
+/* What owner_take needs to know of a result. */
+OwnerClaim restore_claim(const RestoreResult *result);
+
+/* Marks what the restore passed over, once the directory is ours. Rank 0; harmless elsewhere. */
+void restore_mark_passed_over(const RestoreResult *result, const Owner *owner);

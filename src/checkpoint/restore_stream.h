@@ -1,0 +1,19 @@
+/* The bytes of one checkpoint on their way from rank 0's disk into every rank's arenas. */
+#pragma once
+
+#include "src/checkpoint/checkpoint.h"
+#include "src/collective.h"
+
+/* Compares the file's entries with the registry's, one to one. Ranks: local
+ * Errors: STATUS_USAGE naming the first that is missing, unexpected, or of another type or shape */
+Status restore_match(const CheckpointReader *reader, const State *state);
+
+/* Streams and verifies a matched file and compares the outcome on all ranks with each other and with
+ * the file's own digest.
+ *
+ * Ranks:   collective; `reader` on rank 0, NULL elsewhere
+ * Errors:  the same on every rank. *file_failed: the file is bad, the ranks are in step, the state is
+ *          all zero again, and another file may be tried. STATUS_CORRUPT without it: ranks hold
+ *          different bytes */
+Status restore_stream(Collective *collective, CheckpointReader *reader, State *state,
+                      const UserBlock *block, bool *file_failed);
