@@ -143,6 +143,7 @@ static Status find_difference(const Saver *saver, int *index) {
     return outcome;
 }
 
+/* Collective, so that all fail with one text. */
 static Status report_divergence(const Saver *saver, int64_t step) {
     char ranks[200];
     int size = saver->collective->size, index;
@@ -151,13 +152,14 @@ static Status report_divergence(const Saver *saver, int64_t step) {
     TRY(find_difference(saver, &index));
     const char *path =
         index < 0 ? "none found on a second look" : saver->state->entries[index].path;
-    return FAIL(
+    Status mine = FAIL(
         STATUS_CORRUPT,
         "relaunch: the run goes on from the last checkpoint; if it happens again, test "
         "those machines' memory and devices",
         "ranks hold different states after step %lld, nothing was saved: rank(s) %s "
         "differ from the others; first entry: %s",
         (long long)step, ranks, path);
+    return saver->collective->ops->agree(saver->collective, mine);
 }
 
 /* Collective; the same answer everywhere, since all see the same reports. */
@@ -171,7 +173,7 @@ static Status check_state(Saver *saver, int64_t step) {
     TRY(collective->ops->gather(collective, &own, sizeof own, saver->reports));
     for (int rank = 1; rank < collective->size; rank++)
         if (!digest_equal(saver->reports[rank].digest, saver->reports[0].digest))
-            return collective->ops->agree(collective, report_divergence(saver, step));
+            return report_divergence(saver, step);
     if (own.not_finite < 0) return STATUS_OK;
     Status mine =
         FAIL(STATUS_NOT_FINITE,
