@@ -88,6 +88,7 @@ Status checkpoint_reader_open(int directory, const char *name, CheckpointReader 
 void checkpoint_reader_close(CheckpointReader *reader); /* NULL is allowed */
 const UserBlock *checkpoint_reader_block(const CheckpointReader *reader);
 int checkpoint_reader_count(const CheckpointReader *reader);
+/* Entries are numbered in order of file offset. */
 const CheckpointEntry *checkpoint_reader_entry(const CheckpointReader *reader, int index);
 /* One of the texts ("identity", "config", "lineage"), zero-terminated; valid until close. */
 const char *checkpoint_reader_text(const CheckpointReader *reader, const char *which);
@@ -100,10 +101,16 @@ typedef Status (*CheckpointSink)(void *context, const CheckpointEntry *entry, si
 Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink,
                                 void *context);
 
+/* Finds every entry's place in the state: targets[i] is the state's index of the file's entry i (room
+ * for checkpoint_reader_count; NULL: only compare). Ranks: local
+ * Errors: STATUS_USAGE naming the first entries that are missing, unexpected or mismatched with both
+ * shapes; STATUS_MEMORY */
+Status checkpoint_reader_match(const CheckpointReader *reader, const State *state,
+                               int *targets);
+
 /* Reads everything into the state: entries must match one to one in path, dtype and shape. At the end
  * state_digest(state) equals the user block's. Ranks: local
- * Errors: STATUS_CORRUPT; STATUS_USAGE naming the first entries that are missing, unexpected or
- * mismatched with both shapes. The state is undefined then */
+ * Errors: STATUS_CORRUPT; as checkpoint_reader_match. The state is undefined then */
 Status checkpoint_reader_load(CheckpointReader *reader, State *state);
 
 /* Proves a file without a state: user block, region, every segment, and the state_digest anew.

@@ -227,29 +227,21 @@ static bool same_kind(const CheckpointEntry *stored, const Entry *wanted) {
     return true;
 }
 
-/* Where each stored entry goes. */
-typedef struct {
-    const CheckpointReader *reader;
-    State *state;
-    int *targets; /* per stored entry: index in the state */
-} Load;
-
 /* One walk over both lists in order of path. */
-static Status match(Load *load, const Entry **wanted) {
-    const CheckpointReader *reader = load->reader;
+static Status match(const CheckpointReader *reader, const State *state,
+                    const Entry **wanted, int *targets) {
     Differences differences = {.found = 0};
     int stored = 0, needed = 0;
-    while (stored < reader->image.count || needed < load->state->count) {
+    while (stored < reader->image.count || needed < state->count) {
         const CheckpointEntry *have =
             stored < reader->image.count ? reader->by_path[stored] : NULL;
-        const Entry *want = needed < load->state->count ? wanted[needed] : NULL;
+        const Entry *want = needed < state->count ? wanted[needed] : NULL;
         int order = have == NULL ? 1 : want == NULL ? -1 : strcmp(have->path, want->path);
         if (order != 0 || !same_kind(have, want))
             add_difference(&differences, order <= 0 ? have : NULL,
                            order >= 0 ? want : NULL);
-        else
-            load->targets[have - reader->image.entries] =
-                (int)(want - load->state->entries);
+        else if (targets != NULL)
+            targets[have - reader->image.entries] = (int)(want - state->entries);
         stored += order <= 0;
         needed += order >= 0;
     }
@@ -259,6 +251,26 @@ static Status match(Load *load, const Entry **wanted) {
                 "%s does not fit (%d entries differ): %s", reader->name, differences.found,
                 differences.text);
 }
+
+Status checkpoint_reader_match(const CheckpointReader *reader, const State *state,
+                               int *targets) {
+    const Entry **wanted = calloc((size_t)state->count + 1, sizeof *wanted);
+    if (wanted == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory to restore %s", reader->name);
+    for (int i = 0; i < state->count; i++)
+        wanted[i] = &state->entries[i];
+    qsort(wanted, (size_t)state->count, sizeof *wanted, compare_entries);
+    Status status = match(reader, state, wanted, targets);
+    free(wanted);
+    return status;
+}
+
+/* Where each stored entry goes. */
+typedef struct {
+    const CheckpointReader *reader;
+    State *state;
+    int *targets; /* per stored entry: index in the state */
+} Load;
 
 static Status put_into_state(void *context, const CheckpointEntry *entry, size_t offset,
                              const void *bytes, size_t count) {
@@ -283,21 +295,13 @@ static Status compare_state(const CheckpointReader *reader, const State *state) 
 
 Status checkpoint_reader_load(CheckpointReader *reader, State *state) {
     Load load = {.reader = reader, .state = state};
-    const Entry **wanted = calloc((size_t)state->count + 1, sizeof *wanted);
     load.targets = calloc((size_t)reader->image.count + 1, sizeof *load.targets);
-    Status status;
-    if (wanted == NULL || load.targets == NULL) {
-        status = FAIL(STATUS_MEMORY, NULL, "no memory to restore %s", reader->name);
-    } else {
-        for (int i = 0; i < state->count; i++)
-            wanted[i] = &state->entries[i];
-        qsort(wanted, (size_t)state->count, sizeof *wanted, compare_entries);
-        status = match(&load, wanted);
-        if (status == STATUS_OK)
-            status = checkpoint_reader_stream(reader, put_into_state, &load);
-        if (status == STATUS_OK) status = compare_state(reader, state);
-    }
-    free(wanted);
+    if (load.targets == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory to restore %s", reader->name);
+    Status status = checkpoint_reader_match(reader, state, load.targets);
+    if (status == STATUS_OK)
+        status = checkpoint_reader_stream(reader, put_into_state, &load);
+    if (status == STATUS_OK) status = compare_state(reader, state);
     free(load.targets);
     return status;
 }

@@ -100,7 +100,7 @@ static Status look_at_candidate(const Search *search) {
         TRY(request->accept(request->context, block, identity == NULL ? "" : identity,
                             search->name));
     }
-    return restore_match(search->reader, search->state);
+    return checkpoint_reader_match(search->reader, search->state, NULL);
 }
 
 static Status open_path(Search *search) {

@@ -29,82 +29,25 @@ typedef struct {
     size_t at_offset;      /* … and where in it */
 } Line;
 
-/* ---- matching */
-
-static void describe_shape(DType dtype, int rank, const int64_t *shape, char *out,
-                           size_t bytes) {
-    int length = snprintf(out, bytes, "%s (", dtype_name(dtype));
-    for (int i = 0; i < rank && length < (int)bytes; i++)
-        length += snprintf(out + length, bytes - (size_t)length, i == 0 ? "%lld" : ", %lld",
-                           (long long)shape[i]);
-    if (length < (int)bytes) snprintf(out + length, bytes - (size_t)length, ")");
-}
-
-static const CheckpointEntry *find_entry(const CheckpointReader *reader, const char *path) {
-    for (int i = 0; i < checkpoint_reader_count(reader); i++) {
-        const CheckpointEntry *entry = checkpoint_reader_entry(reader, i);
-        if (strcmp(entry->path, path) == 0) return entry;
-    }
-    return NULL;
-}
-
-Status restore_match(const CheckpointReader *reader, const State *state) {
-    static const char fix[] =
-        "use the configuration that the checkpoint was written with, or "
-        "another run.dir";
-    for (int i = 0; i < state->count; i++) {
-        const Entry *ours = &state->entries[i];
-        const CheckpointEntry *theirs = find_entry(reader, ours->path);
-        if (theirs == NULL)
-            return FAIL(STATUS_USAGE, fix,
-                        "the checkpoint has no entry %s (%d entries; the run has %d)",
-                        ours->path, checkpoint_reader_count(reader), state->count);
-        if (theirs->dtype == ours->dtype && theirs->rank == ours->rank &&
-            theirs->bytes == ours->bytes &&
-            memcmp(theirs->shape, ours->shape, (size_t)ours->rank * sizeof *ours->shape) ==
-                0)
-            continue;
-        char has[128], wanted[128];
-        describe_shape(theirs->dtype, theirs->rank, theirs->shape, has, sizeof has);
-        describe_shape(ours->dtype, ours->rank, ours->shape, wanted, sizeof wanted);
-        return FAIL(STATUS_USAGE, fix, "entry %s is %s in the checkpoint and %s in the run",
-                    ours->path, has, wanted);
-    }
-    for (int i = 0; i < checkpoint_reader_count(reader); i++) {
-        const char *path = checkpoint_reader_entry(reader, i)->path;
-        if (state_find(state, path) < 0)
-            return FAIL(STATUS_USAGE, fix,
-                        "the checkpoint has an entry %s, which the run has not", path);
-    }
-    return STATUS_OK;
-}
-
 /* ---- the line */
 
 static int entry_of(int32_t ordered) {
     return ordered < 0 ? -1 - ordered : ordered;
 }
 
-static int by_offset(const void *a, const void *b) {
-    const CheckpointEntry *first = *(const CheckpointEntry *const *)a;
-    const CheckpointEntry *second = *(const CheckpointEntry *const *)b;
-    return first->offset < second->offset ? -1 : first->offset > second->offset;
-}
-
+/* The reader numbers entries in order of file offset. */
 static Status fill_order(Line *line, const CheckpointReader *reader) {
     int count = checkpoint_reader_count(reader);
-    const CheckpointEntry **sorted = malloc((size_t)(count + 1) * sizeof *sorted);
-    if (sorted == NULL)
+    int *targets = malloc((size_t)(count + 1) * sizeof *targets);
+    if (targets == NULL)
         return FAIL(STATUS_MEMORY, NULL, "no memory to order %d entries", count);
-    for (int i = 0; i < count; i++)
-        sorted[i] = checkpoint_reader_entry(reader, i);
-    qsort(sorted, (size_t)count, sizeof *sorted, by_offset);
-    for (int i = 0; i < count; i++) {
-        int32_t index = (int32_t)state_find(line->state, sorted[i]->path);
-        line->order[i] = omit_entry(sorted[i]->path) ? -1 - index : index;
-    }
-    free(sorted);
-    return STATUS_OK;
+    Status matched = checkpoint_reader_match(reader, line->state, targets);
+    for (int i = 0; i < count && matched == STATUS_OK; i++)
+        line->order[i] = omit_entry(checkpoint_reader_entry(reader, i)->path)
+                             ? -1 - targets[i]
+                             : targets[i];
+    free(targets);
+    return matched;
 }
 
 /* Everything about the registry but its values: ranks that differ in it must not exchange bytes. */

@@ -4,10 +4,6 @@
 #include "src/checkpoint/checkpoint.h"
 #include "src/collective.h"
 
-/* Compares the file's entries with the registry's, one to one. Ranks: local
- * Errors: STATUS_USAGE naming the first that is missing, unexpected, or of another type or shape */
-Status restore_match(const CheckpointReader *reader, const State *state);
-
 /* Streams and verifies a matched file and compares the outcome on all ranks with each other and with
  * the file's own digest.
  *
