@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { FAST_PIECE = 1 << 28, STREAMING_BYTES = 8 << 20 };
+enum { FAST_PIECE = 1 << 28 };
 
 Slice exchange_slice(const Exchange *exchange, int rank) {
     int64_t units = exchange->base.length / UNIT, size = exchange->collective->size;
@@ -107,7 +107,6 @@ Status exchange_open(Collective *self, ReductionMode mode, Transport transport, 
         exchange->mode = mode;
         exchange->transport = TRANSPORT_MESSAGES;
         exchange->unit = MPI_DATATYPE_NULL;
-        exchange->streaming = length * (int64_t)sizeof(float) >= STREAMING_BYTES;
         status = plan_leaves(exchange);
         if (status == STATUS_OK && mode == REDUCTION_FAST)
             status = exchange_open_private(exchange);

@@ -17,9 +17,8 @@ typedef struct {
     int leaf_count;
     int own_first; /* leaves[own_first ..] are base.nodes */
     TreeSum *plan;
-    float *sum;     /* base.sum, writable here */
-    float *memory;  /* nodes and sum, unless they are shared */
-    bool streaming; /* the result is too large to stay in a cache */
+    float *sum;    /* base.sum, writable here */
+    float *memory; /* nodes and sum, unless they are shared */
 
     SharedMemory shared;
 

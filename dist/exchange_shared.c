@@ -41,8 +41,10 @@ Status exchange_shared_reduce(Exchange *exchange, const uint8_t *present) {
     atomic_thread_fence(memory_order_seq_cst);
     TRY_MPI(MPI_Barrier(comm));
     atomic_thread_fence(memory_order_seq_cst);
+    /* past the caches: the line of the sum that is written lies in the cache of a rank that read
+     * the last one, and fetching it from there costs more than memory does, at any size */
     tree_sum_run(exchange->plan, exchange->sum + slice.first, slice.end - slice.first,
-                 exchange->streaming);
+                 true);
     /* second: all slices are written, and nobody reads the nodes any more */
     atomic_thread_fence(memory_order_seq_cst);
     TRY_MPI(MPI_Barrier(comm));

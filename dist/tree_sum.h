@@ -29,6 +29,6 @@ bool tree_sum_planned_for(const TreeSum *sum, const uint8_t *present);
 
 /* out[i] = the sum over all leaves of data[i], i in [0, length); zeros if none contributes.
  * Shapes:  out (length floats, 64-byte aligned), length a multiple of 16
- * Memory:  out may be a leaf's data; streaming: write past the caches, for results that are
- *          larger than they are (fenced before it returns) */
+ * Memory:  out may be a leaf's data; streaming: write past the caches (fenced before it
+ *          returns) */
 void tree_sum_run(TreeSum *sum, float *out, int64_t length, bool streaming);
