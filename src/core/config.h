@@ -36,10 +36,12 @@ typedef struct {
         struct {
             char images[CONFIG_TEXT], labels[CONFIG_TEXT];
         } train, validation;
-        double validation_split; /* fraction of train held out when no validation files are named */
+        double
+            validation_split; /* fraction of train held out when no validation files are named */
         bool augment_crop, augment_flip; /* augment: [crop, flip] */
         int64_t crop_padding;
-        ConfigList mean, std; /* per channel, of pixels in [0, 1]; one value serves all channels */
+        ConfigList mean,
+            std; /* per channel, of pixels in [0, 1]; one value serves all channels */
     } data;
     struct {
         int64_t epochs, batch, shards, max_steps; /* max_steps 0: epochs decide */
@@ -47,20 +49,21 @@ typedef struct {
         char reduction[8];                        /* exact | fast */
         double label_smoothing;
         int64_t evaluate_every_steps; /* 0: at each epoch's end */
-        int64_t threads;              /* free: worker threads a rank; 0: chosen from the cores */
+        int64_t threads; /* free: worker threads a rank; 0: chosen from the cores */
     } train;
     struct {
         char kind[8]; /* sgd | adam | adamw */
-        double lr, momentum, beta1, beta2, epsilon, weight_decay, clip_norm; /* 0: no clipping */
+        double lr, momentum, beta1, beta2, epsilon, weight_decay,
+            clip_norm; /* 0: no clipping */
         bool nesterov;
         bool decay_all; /* false: no weight decay on norms and biases */
     } optimizer;
     struct {
         char kind[16]; /* constant | step | multistep | exponential | polynomial | cosine */
         int64_t warmup_steps;
-        int64_t step_size; /* step: every so many steps … */
+        int64_t step_size;     /* step: every so many steps … */
         ConfigList milestones; /* multistep: at these steps … */
-        double gamma;      /* … lr *= gamma; exponential: lr *= gamma each epoch */
+        double gamma;          /* … lr *= gamma; exponential: lr *= gamma each epoch */
         double power, min_lr;
     } schedule;
     struct {

@@ -52,8 +52,8 @@ void log_line(LogLevel level, const char *format, ...) {
     if (colour) used += snprintf(text, sizeof text, "%s", colours[level]);
     long long step = my_step;
     if (my_rank >= 0 && step >= 0)
-        used += snprintf(text + used, sizeof text - (size_t)used, "[rank %d step %lld] ", my_rank,
-                         step);
+        used += snprintf(text + used, sizeof text - (size_t)used, "[rank %d step %lld] ",
+                         my_rank, step);
     else if (my_rank >= 0)
         used += snprintf(text + used, sizeof text - (size_t)used, "[rank %d] ", my_rank);
     used += snprintf(text + used, sizeof text - (size_t)used, "%s", words[level]);

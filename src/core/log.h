@@ -19,7 +19,8 @@ void log_set_level(LogLevel level);
  * NULL for none. Ranks: local */
 void log_set_line_hooks(void (*before)(void), void (*after)(void));
 
-void log_line(LogLevel level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void log_line(LogLevel level, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #define LOG_E(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define LOG_W(...) log_line(LOG_WARN, __VA_ARGS__)

@@ -10,8 +10,9 @@ typedef enum {
     RNG_INITIALISE = 1, /* time 0, sample = hash of the parameter's name, lane = element */
     RNG_SHUFFLE = 2,    /* time = epoch, sample = round, lane = half block */
     RNG_AUGMENT = 3,    /* time = epoch, sample = index in the data set, lane = draw */
-    RNG_DROPOUT = 4,    /* time = step, sample = position in the global batch, lane = element */
-    RNG_SPLIT = 5,      /* the validation split's permutation */
+    RNG_DROPOUT =
+        4,         /* time = step, sample = position in the global batch, lane = element */
+    RNG_SPLIT = 5, /* the validation split's permutation */
     RNG_TEST = 6,
 } RngStream;
 

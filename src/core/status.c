@@ -11,8 +11,8 @@ static char process_name[sizeof newest.who];
 
 /* __FILE__ is as the compiler was called; users should see the path from the root. */
 static const char *from_root(const char *file) {
-    static const char *const rooms[] = {"/src/", "/dist/", "/kernels/", "/launch/", "/tests/",
-                                        "/bench/"};
+    static const char *const rooms[] = {"/src/",    "/dist/",  "/kernels/",
+                                        "/launch/", "/tests/", "/bench/"};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
         const char *at = strstr(file, rooms[i]);
         if (at != NULL) return at + 1;
@@ -29,7 +29,8 @@ Status status_fail(Status code, const char *file, int line, const char *function
     va_start(arguments, format);
     vsnprintf(newest.what, sizeof newest.what, format, arguments);
     va_end(arguments);
-    snprintf(newest.where, sizeof newest.where, "%s (%s:%d)", function, from_root(file), line);
+    snprintf(newest.where, sizeof newest.where, "%s (%s:%d)", function, from_root(file),
+             line);
     snprintf(newest.fix, sizeof newest.fix, "%s", fix == NULL ? "" : fix);
     errno = saved_errno;
     return code;
@@ -50,10 +51,12 @@ void status_set_who(const char *who) {
 
 void status_print(const Failure *failure) {
     char text[sizeof(Failure) + 64];
-    int length = snprintf(text, sizeof text, "rekindle: %s%s%s\n  where: %s\n", failure->who,
-                          failure->who[0] ? ": " : "", failure->what, failure->where);
+    int length =
+        snprintf(text, sizeof text, "rekindle: %s%s%s\n  where: %s\n", failure->who,
+                 failure->who[0] ? ": " : "", failure->what, failure->where);
     if (failure->fix[0] != '\0' && length > 0 && (size_t)length < sizeof text)
-        snprintf(text + length, sizeof text - (size_t)length, "  fix:   %s\n", failure->fix);
+        snprintf(text + length, sizeof text - (size_t)length, "  fix:   %s\n",
+                 failure->fix);
     fputs(text, stderr); /* one call: lines of several ranks do not mix */
 }
 

@@ -4,36 +4,36 @@
 
 typedef enum {
     STATUS_OK = 0,
-    STATUS_USAGE,         /* wrong flag, configuration, data file: exit 2, never relaunched */
-    STATUS_UNSUPPORTED,   /* asked for something this build or machine has not: exit 2 */
+    STATUS_USAGE,       /* wrong flag, configuration, data file: exit 2, never relaunched */
+    STATUS_UNSUPPORTED, /* asked for something this build or machine has not: exit 2 */
     STATUS_NO_CHECKPOINT, /* checkpoints exist but none is valid, or one was demanded: exit 3 */
     STATUS_WATCHDOG,      /* a rank made no progress: exit 4 */
     STATUS_STOPPED,       /* stopped on request with the state saved: exit 75 */
     STATUS_IO,            /* a system call on a file failed */
     STATUS_EXISTS,        /* the name is there already and is never replaced */
-    STATUS_CORRUPT,       /* bytes do not match their digest, or their structure is impossible */
-    STATUS_MEMORY,        /* no memory */
-    STATUS_COMM,          /* the ranks can no longer talk: only an abort may follow */
-    STATUS_DEVICE,        /* a device or its library failed */
-    STATUS_NOT_FINITE,    /* loss or gradient is NaN or infinite */
-    STATUS_LOST_OWNER,    /* another launch owns the run directory now */
+    STATUS_CORRUPT, /* bytes do not match their digest, or their structure is impossible */
+    STATUS_MEMORY,  /* no memory */
+    STATUS_COMM,    /* the ranks can no longer talk: only an abort may follow */
+    STATUS_DEVICE,  /* a device or its library failed */
+    STATUS_NOT_FINITE, /* loss or gradient is NaN or infinite */
+    STATUS_LOST_OWNER, /* another launch owns the run directory now */
 } Status;
 
 /* One failure, whole, so that it can be carried between threads and ranks. */
 typedef struct {
     Status code;
-    char who[96];   /* "rank 2 on node7"; empty outside of a launch */
+    char who[96];    /* "rank 2 on node7"; empty outside of a launch */
     char what[2048]; /* "cannot open /no/dir/x: No such file or directory" */
     char where[160];
     char fix[384]; /* what to do */
 } Failure;
 
-#define FAIL(code, fix, ...)                                                                 \
+#define FAIL(code, fix, ...) \
     status_fail((code), __FILE__, __LINE__, __func__, (fix), __VA_ARGS__)
-#define TRY(call)                                                                            \
-    do {                                                                                     \
-        Status try_ = (call);                                                                \
-        if (try_ != STATUS_OK) return try_;                                                  \
+#define TRY(call)                           \
+    do {                                    \
+        Status try_ = (call);               \
+        if (try_ != STATUS_OK) return try_; \
     } while (0)
 
 /* Records this thread's failure and returns its code. `fix` may be NULL when there is nothing

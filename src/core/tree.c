@@ -8,7 +8,8 @@ int tree_split(int first, int end) {
     return first + power;
 }
 
-static int collect(int node_first, int node_end, int first, int end, TreeNode *out, int count) {
+static int collect(int node_first, int node_end, int first, int end, TreeNode *out,
+                   int count) {
     if (node_end <= first || end <= node_first) return count;
     if (first <= node_first && node_end <= end) {
         out[count] = (TreeNode){node_first, node_end};
