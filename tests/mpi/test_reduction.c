@@ -32,11 +32,11 @@ static float value(int step, int shard, int64_t i) {
 
 /* Which shards are empty: none, all but one (a walking one), or a pattern with holes. */
 static void choose_present(int step, int shards, uint8_t *present) {
-    for (int shard = 0; shard < shards; shard++)
-        present[shard] = step % 3 == 0 ? 1
-                         : step % 3 == 1
-                             ? shard == (step * 5) % shards
-                             : (shard * 7 + step) % 4 == 0 || shard == shards - 1;
+    for (int shard = 0; shard < shards; shard++) {
+        bool holes = (shard * 7 + step) % 4 == 0 || shard == shards - 1;
+        bool lone = shard == (step * 5) % shards;
+        present[shard] = step % 3 == 0 || (step % 3 == 1 ? lone : holes) ? 1 : 0;
+    }
 }
 
 /* The definition, one element at a time. Returns false when the node contributes nothing. */
