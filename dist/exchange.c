@@ -131,13 +131,14 @@ static Status reduce_fast(Exchange *exchange, const uint8_t *present) {
         tree_sum_plan(exchange->plan, exchange->leaves + exchange->own_first,
                       base->node_count, present);
     }
-    tree_sum_run(exchange->plan, exchange->sum, base->length, false);
+    const float *only = tree_sum_only_leaf(exchange->plan); /* then MPI does the copying */
+    if (only == NULL) tree_sum_run(exchange->plan, exchange->sum, base->length, false);
     MPI_Comm comm = ((CollectiveMpi *)exchange->collective)->comm;
     for (int64_t done = 0; done < base->length; done += FAST_PIECE) {
         int64_t left = base->length - done;
         int count = (int)(left < FAST_PIECE ? left : FAST_PIECE);
-        TRY_MPI(MPI_Allreduce(MPI_IN_PLACE, exchange->sum + done, count, MPI_FLOAT, MPI_SUM,
-                              comm));
+        TRY_MPI(MPI_Allreduce(only == NULL ? MPI_IN_PLACE : only + done,
+                              exchange->sum + done, count, MPI_FLOAT, MPI_SUM, comm));
     }
     return STATUS_OK;
 }

@@ -41,15 +41,17 @@ static Status join(size_t size, const Invitation *invitation, int *file) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/fd/%d", invitation->process, invitation->file);
     *file = open(path, O_RDWR | O_CLOEXEC);
+    int error = errno;
     unsigned char token[sizeof invitation->token];
     struct stat found;
-    if (*file < 0 || fstat(*file, &found) != 0 || found.st_size != (off_t)size ||
-        pread(*file, token, sizeof token, (off_t)(size - PAGE)) != (ssize_t)sizeof token ||
-        memcmp(token, invitation->token, sizeof token) != 0)
-        return FAIL(STATUS_UNSUPPORTED,
-                    "start all ranks of a host in one container and as one user",
-                    "cannot see the memory of rank 0 (%s)", path);
-    return STATUS_OK;
+    if (*file >= 0 && fstat(*file, &found) == 0 && found.st_size == (off_t)size &&
+        pread(*file, token, sizeof token, (off_t)(size - PAGE)) == (ssize_t)sizeof token &&
+        memcmp(token, invitation->token, sizeof token) == 0)
+        return STATUS_OK;
+    return FAIL(STATUS_UNSUPPORTED,
+                "start all ranks of a host in one container and as one user",
+                "cannot see the memory of rank 0: %s: %s", path,
+                *file < 0 ? strerror(error) : "that is another process");
 }
 
 static Status map(size_t size, size_t first, size_t end, int file, SharedMemory *out) {

@@ -53,6 +53,7 @@ void signals_install(void) {
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGUSR2, &save, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore, NULL);
     pthread_sigmask(SIG_UNBLOCK, &caught,
                     NULL); /* a launcher may have blocked them for us */
 }

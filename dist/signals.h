@@ -10,8 +10,8 @@
  * the kernel may merge two into one. */
 enum { SIGNALS_APART_MS = 500, SIGNALS_EXIT_CODE = 143 };
 
-/* Catches SIGTERM, SIGUSR1 and SIGINT (stop) and SIGUSR2 (save and go on), ignores SIGPIPE. Call it
- * before world_start: until then these signals kill. A later second request to stop sets the hurry
+/* Catches SIGTERM, SIGUSR1 and SIGINT (stop) and SIGUSR2 (save and go on), ignores SIGPIPE and
+ * SIGXFSZ (the write reports them). Call it before world_start: until then these signals kill. A later second request to stop sets the hurry
  * flag, a third leaves at once with SIGNALS_EXIT_CODE. Ranks: local */
 void signals_install(void);
 

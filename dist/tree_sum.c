@@ -97,6 +97,10 @@ bool tree_sum_planned_for(const TreeSum *sum, const uint8_t *present) {
     return sum->planned && memcmp(sum->present, present, (size_t)sum->shards) == 0;
 }
 
+const float *tree_sum_only_leaf(const TreeSum *sum) {
+    return sum->only; /* NULL also when the result is an intermediate sum */
+}
+
 static void add(float *out, const float *left, const float *right, int64_t length) {
     for (int64_t i = 0; i < length; i += 8)
         _mm256_store_ps(out + i,

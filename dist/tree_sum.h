@@ -27,6 +27,10 @@ void tree_sum_plan(TreeSum *sum, const TreeLeaf *leaves, int count, const uint8_
 /* True when the newest plan was made for this `present`. */
 bool tree_sum_planned_for(const TreeSum *sum, const uint8_t *present);
 
+/* The one leaf that the plan comes down to, so that nothing needs adding; NULL if there is not
+ * exactly one. */
+const float *tree_sum_only_leaf(const TreeSum *sum);
+
 /* out[i] = the sum over all leaves of data[i], i in [0, length); zeros if none contributes.
  * Shapes:  out (length floats, 64-byte aligned), length a multiple of 16
  * Memory:  out may be a leaf's data; streaming: write past the caches (fenced before it

@@ -7,8 +7,10 @@
 #include "tests/support/test.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { STEPS = 6 };
 
@@ -141,6 +143,50 @@ static void the_collectives_own_reduction_gives_the_bits_of_the_tree(void **stat
     }
 }
 
+/* Opens with one rank held under a resource limit; the others see nothing of it. */
+static Status open_limited(int rank, int resource, rlim_t most, Transport transport,
+                           Reduction **out) {
+    struct rlimit before;
+    assert_int_equal(getrlimit((__rlimit_resource_t)resource, &before), 0);
+    struct rlimit limited = {most, before.rlim_max};
+    if (world->rank == rank)
+        assert_int_equal(setrlimit((__rlimit_resource_t)resource, &limited), 0);
+    Status status = exchange_open(world, REDUCTION_EXACT, transport, 8, 1040, out);
+    assert_int_equal(setrlimit((__rlimit_resource_t)resource, &before), 0);
+    return status;
+}
+
+static void check_fallback(int rank, int resource, rlim_t most, Status code,
+                           const char *text) {
+    Reduction *reduction;
+    assert_fails(open_limited(rank, resource, most, TRANSPORT_SHARED, &reduction), code,
+                 text);
+    assert_null(reduction);
+    assert_ok(open_limited(rank, resource, most, TRANSPORT_BEST, &reduction));
+    assert_int_equal(exchange_transport(reduction), TRANSPORT_MESSAGES);
+    uint8_t present[8];
+    for (int step = 0; step < STEPS; step++) {
+        choose_present(step, 8, present);
+        write_nodes(reduction, step, present);
+        assert_ok(exchange_reduce(world, reduction, present));
+        check_exact(reduction, step, present);
+    }
+    exchange_close(reduction);
+}
+
+static void without_room_for_shared_memory_messages_take_over(void **state) {
+    (void)state;
+    signal(SIGXFSZ, SIG_IGN);
+    check_fallback(0, RLIMIT_FSIZE, 4096, STATUS_MEMORY, "cannot size shared memory");
+}
+
+static void a_rank_that_cannot_join_shared_memory_makes_all_use_messages(void **state) {
+    (void)state;
+    if (world->size > 1)
+        check_fallback(world->size - 1, RLIMIT_NOFILE, 0, STATUS_UNSUPPORTED,
+                       "cannot see the memory of rank 0");
+}
+
 static void another_order_of_additions_would_show(void **state) {
     (void)state;
     uint8_t present[100];
@@ -230,6 +276,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(shared_memory_gives_the_bits_of_the_tree),
         cmocka_unit_test(messages_give_the_bits_of_the_tree),
         cmocka_unit_test(the_collectives_own_reduction_gives_the_bits_of_the_tree),
+        cmocka_unit_test(without_room_for_shared_memory_messages_take_over),
+        cmocka_unit_test(a_rank_that_cannot_join_shared_memory_makes_all_use_messages),
         cmocka_unit_test(another_order_of_additions_would_show),
         cmocka_unit_test(no_present_shard_gives_zeros),
         cmocka_unit_test(the_fast_reduction_has_the_value_of_the_sum),

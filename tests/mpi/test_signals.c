@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -86,6 +88,14 @@ static void write_to_a_broken_pipe(void) {
     EXPECT(write(ends[1], "x", 1) == -1);
 }
 
+static void write_past_the_size_limit(void) {
+    signals_install();
+    struct rlimit limit = {0, 0};
+    int file = memfd_create("limited", 0);
+    EXPECT(file >= 0 && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    EXPECT(write(file, "x", 1) == -1);
+}
+
 static void inherit_blocked_and_ignored_signals(void) {
     sigset_t all;
     sigfillset(&all);
@@ -121,6 +131,11 @@ static void a_broken_pipe_does_not_kill(void **state) {
     assert_int_equal(exit_code_of(write_to_a_broken_pipe), 0);
 }
 
+static void a_file_size_limit_does_not_kill(void **state) {
+    (void)state;
+    assert_int_equal(exit_code_of(write_past_the_size_limit), 0);
+}
+
 static void signals_reach_a_rank_whose_launcher_blocked_them(void **state) {
     (void)state;
     assert_int_equal(exit_code_of(inherit_blocked_and_ignored_signals), 0);
@@ -133,6 +148,7 @@ int main(void) {
         cmocka_unit_test(a_later_second_request_means_hurry),
         cmocka_unit_test(a_third_request_leaves_at_once),
         cmocka_unit_test(a_broken_pipe_does_not_kill),
+        cmocka_unit_test(a_file_size_limit_does_not_kill),
         cmocka_unit_test(signals_reach_a_rank_whose_launcher_blocked_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
