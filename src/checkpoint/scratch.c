@@ -15,7 +15,8 @@
 
 static int try_create(const char *directory, size_t needed, char path[SCRATCH_PATH]) {
     struct statvfs room;
-    if (snprintf(path, SCRATCH_PATH, "%s/rekindle-XXXXXX", directory) >= SCRATCH_PATH) {
+    if (snprintf(path, SCRATCH_PATH, "%s/rekindle-%d-XXXXXX", directory, (int)getpid()) >=
+        SCRATCH_PATH) {
         errno = ENAMETOOLONG;
         return -1;
     }

@@ -10,8 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const CheckpointText KNOWN_TEXT = {
-    "{\"train.batch\": \"256\"}", "train:\n  batch: 256\n", "[{\"launch\": 1, \"ranks\": 4}]"};
+static const CheckpointText KNOWN_TEXT = {"{\"train.batch\": \"256\"}",
+                                          "train:\n  batch: 256\n",
+                                          "[{\"launch\": 1, \"ranks\": 4}]"};
 
 /* Small: everything but one tensor is below a page. Large: one tensor spans several segments. */
 typedef enum { KNOWN_SMALL, KNOWN_LARGE } KnownSize;
@@ -22,13 +23,17 @@ static inline Status known_state(KnownSize size, State **out) {
     State *state = *out;
     const int64_t conv[] = {4, 3, 3, 3}, cube[] = {2, 3, 5}, bias[] = {7}, odd[] = {1};
     const int64_t medium[] = {33, 41}, large[] = {1500, 2003};
-    TRY(state_declare(state, ARENA_PARAMETER, "model/conv1.weight", DTYPE_F32, 4, conv, NULL));
-    TRY(state_declare(state, ARENA_PARAMETER, "model/fc.weight", DTYPE_F32, 2, medium, NULL));
+    TRY(state_declare(state, ARENA_PARAMETER, "model/conv1.weight", DTYPE_F32, 4, conv,
+                      NULL));
+    TRY(state_declare(state, ARENA_PARAMETER, "model/fc.weight", DTYPE_F32, 2, medium,
+                      NULL));
     TRY(state_declare(state, ARENA_PARAMETER, "model/fc.bias", DTYPE_F32, 1, bias, NULL));
     TRY(state_declare(state, ARENA_BUFFER, "model/bn/mean", DTYPE_F32, 3, cube, NULL));
     if (size == KNOWN_LARGE) {
-        TRY(state_declare(state, ARENA_MOMENT1, "optimizer/m/big", DTYPE_F32, 2, large, NULL));
-        TRY(state_declare(state, ARENA_MOMENT2, "optimizer/v/big", DTYPE_F32, 2, large, NULL));
+        TRY(state_declare(state, ARENA_MOMENT1, "optimizer/m/big", DTYPE_F32, 2, large,
+                          NULL));
+        TRY(state_declare(state, ARENA_MOMENT2, "optimizer/v/big", DTYPE_F32, 2, large,
+                          NULL));
     }
     TRY(state_declare(state, ARENA_SCALAR, "progress/step", DTYPE_I64, 0, NULL, NULL));
     TRY(state_declare(state, ARENA_SCALAR, "progress/best", DTYPE_F64, 0, NULL, NULL));
@@ -38,7 +43,8 @@ static inline Status known_state(KnownSize size, State **out) {
         unsigned char *bytes = state_data(state, i);
         Rng rng = rng_at(7, RNG_TEST, 0, (uint32_t)i);
         for (size_t j = 0; j < state->entries[i].bytes; j += 4) {
-            uint32_t word = rng_word(rng, 0, (uint32_t)j / 4) & 0xbfffffffu; /* finite floats */
+            uint32_t word =
+                rng_word(rng, 0, (uint32_t)j / 4) & 0xbfffffffu; /* finite floats */
             memcpy(bytes + j, &word, sizeof word);
         }
     }
