@@ -6,6 +6,8 @@
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
+/* Its one large tensor fills a page: wounds in tensors are the slow ones, found only after HDF5 has
+ * read the region. */
 enum { RANDOM_DAMAGES = 100000, LARGEST_SUBJECT = 64 << 10 };
 static const char NAME[] = "a.h5";
 
@@ -185,24 +187,18 @@ static void no_random_damage_is_silent(void **unused) {
     assert_non_null(copy);
     memcpy(copy, subject.sound, subject.bytes);
     Rng rng = rng_at(2, RNG_TEST, 2, 0);
-    long unchanged = 0;
-    for (uint32_t i = 0; i < RANDOM_DAMAGES; i++) {
+    for (uint32_t i = 0; counted.injected < RANDOM_DAMAGES; i++) {
         size_t first, last;
         const char *what = wound(rng, i, copy, &first, &last);
-        bool same = memcmp(copy + first, subject.sound + first, last - first) == 0;
+        if (memcmp(copy + first, subject.sound + first, last - first) == 0) continue;
         put(copy + first, last - first, first);
-        long refused = counted.refused;
         examine(what, (long)first);
-        unchanged += same;
-        if ((counted.refused == refused) != same) fail_msg("%s passed at %zu", what, first);
         heal(first, last - first);
         memcpy(copy + first, subject.sound + first, last - first);
     }
     free(copy);
-    assert_int_equal(counted.injected, RANDOM_DAMAGES);
-    assert_true(counted.refused >
-                RANDOM_DAMAGES / 2); /* most wounds did change something */
-    print_message("(%ld wounds changed no byte)\n", unchanged);
+    assert_int_equal(counted.injected, RANDOM_DAMAGES); /* each changed at least one byte */
+    assert_int_equal(counted.refused, RANDOM_DAMAGES);
     report("random damages");
     the_sound_file_is_restored(NULL);
 }

@@ -22,7 +22,7 @@ static inline Status known_state(KnownSize size, State **out) {
     TRY(state_create(out));
     State *state = *out;
     const int64_t conv[] = {4, 3, 3, 3}, cube[] = {2, 3, 5}, bias[] = {7}, odd[] = {1};
-    const int64_t medium[] = {33, 41}, large[] = {1500, 2003};
+    const int64_t medium[] = {16, 64}, large[] = {1500, 2003};
     TRY(state_declare(state, ARENA_PARAMETER, "model/conv1.weight", DTYPE_F32, 4, conv,
                       NULL));
     TRY(state_declare(state, ARENA_PARAMETER, "model/fc.weight", DTYPE_F32, 2, medium,
