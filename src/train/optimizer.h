@@ -1,0 +1,29 @@
+/* The optimizer: moments in the state, clipping by a norm with one fixed order, and one pass over the
+ * flat arenas. Sources: PyTorch's SGD, Adam (Kingma & Ba, 2015) and AdamW (Loshchilov & Hutter, 2019),
+ * whose numbers a parity test compares. */
+#pragma once
+
+#include "src/backend.h"
+#include "src/core/config.h"
+#include "src/state/state.h"
+#include "src/train/workers.h"
+
+typedef struct Optimizer Optimizer;
+
+/* Declares the moments that the configured kind needs: one for each parameter, in the same order, so
+ * that they lie at the parameter's own offset. Call it after the model has declared its parameters and
+ * before state_allocate. */
+Status optimizer_declare(const Config *config, State *state);
+
+/* Memory: *out is the caller's; all arguments outlive it. The state is allocated. */
+Status optimizer_open(const Config *config, State *state, Backend *backend,
+                      Workers *workers, Optimizer **out);
+void optimizer_close(Optimizer *optimizer); /* NULL is allowed */
+
+/* The gradient's Euclidean norm: sums of squares over fixed chunks of the canonical order, added in
+ * the tree over chunks. Ranks: local; the same on each. Not finite when an element is not. */
+Status optimizer_norm(Optimizer *optimizer, const float *gradient, double *norm);
+
+/* Applies step number `step` (0-based) with learning rate `lr`; `norm` is the gradient's. */
+Status optimizer_apply(Optimizer *optimizer, const float *gradient, double norm,
+                       int64_t step, double lr);
