@@ -1,0 +1,16 @@
+/* A point where a test can kill this process: REKINDLE_FAULT="rank:1,step:7,at:reduce" makes rank 1
+ * send itself SIGKILL when it passes fault_point("reduce") in step 7. Without the variable a point
+ * costs one comparison. Keys may be left out: any rank, any step. */
+#pragma once
+
+#include <stdint.h>
+
+/* Reads the variable. Call it once the rank is known. A wrong text ends the program with exit 2:
+ * a fault test whose fault cannot fire would prove nothing. */
+void fault_open(int rank);
+
+void fault_set_step(int64_t step);
+
+/* Points: start, restore, data, gradient, reduce, optimizer, evaluate, save, before_commit,
+ * after_commit, finish. */
+void fault_point(const char *at);

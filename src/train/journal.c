@@ -1,0 +1,114 @@
+/* Append-only JSON lines. */
+#include "src/train/journal.h"
+
+#include "src/core/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct Journal {
+    int directory, metrics, ledger;
+};
+
+enum { METRICS_LIMIT = 1 << 30 };
+
+/* Keeps the lines up to `step`; a torn last line (the writer was killed) goes, too. */
+static size_t keep_lines(char *text, int64_t step) {
+    size_t kept = 0;
+    for (char *line = text; *line != '\0';) {
+        char *end = strchr(line, '\n');
+        if (end == NULL) break;
+        size_t length = (size_t)(end - line);
+        json_t *parsed = json_loadb(line, length, 0, NULL);
+        json_t *value = json_object_get(parsed, "step");
+        if (json_is_integer(value) && json_integer_value(value) <= step) {
+            memmove(text + kept, line, length + 1);
+            kept += length + 1;
+        }
+        json_decref(parsed);
+        line = end + 1;
+    }
+    return kept;
+}
+
+static Status rewind_metrics(int directory, int64_t step) {
+    if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0) return STATUS_OK;
+    char *text;
+    size_t size;
+    TRY(file_read(directory, "metrics.jsonl", METRICS_LIMIT, &text, &size));
+    size_t kept = keep_lines(text, step);
+    Status status =
+        kept == size ? STATUS_OK : file_replace(directory, "metrics.jsonl", text, kept);
+    free(text);
+    return status;
+}
+
+static Status open_lines(int directory, const char *name, int *out) {
+    *out = openat(directory, name, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
+                  0644);
+    return *out >= 0 ? STATUS_OK
+                     : FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s in run.dir: %s",
+                            name, strerror(errno));
+}
+
+Status journal_open(const char *run_dir, int64_t step, Journal **out) {
+    *out = NULL;
+    Journal *self = calloc(1, sizeof *self);
+    if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the journal");
+    self->metrics = self->ledger = -1;
+    self->directory = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    Status status = self->directory >= 0
+                        ? rewind_metrics(self->directory, step)
+                        : FAIL(STATUS_IO, file_fix_for(errno), "cannot open run.dir %s: %s",
+                               run_dir, strerror(errno));
+    if (status == STATUS_OK)
+        status = open_lines(self->directory, "metrics.jsonl", &self->metrics);
+    if (status == STATUS_OK)
+        status = open_lines(self->directory, "ledger.jsonl", &self->ledger);
+    if (status != STATUS_OK) {
+        journal_close(self);
+        return status;
+    }
+    *out = self;
+    return STATUS_OK;
+}
+
+void journal_close(Journal *self) {
+    if (self == NULL) return;
+    if (self->metrics >= 0) close(self->metrics);
+    if (self->ledger >= 0) close(self->ledger);
+    if (self->directory >= 0) close(self->directory);
+    free(self);
+}
+
+static Status append(int fd, const char *name, const char *json) {
+    size_t length = strlen(json);
+    char *line = malloc(length + 1);
+    if (line == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for a line of %s", name);
+    memcpy(line, json, length);
+    line[length] = '\n';
+    ssize_t wrote = write(fd, line, length + 1); /* one call: lines never mix */
+    int error = wrote < 0 ? errno : ENOSPC;
+    free(line);
+    if (wrote == (ssize_t)length + 1) return STATUS_OK;
+    return FAIL(STATUS_IO, file_fix_for(error), "cannot write %s: %s", name,
+                strerror(error));
+}
+
+Status journal_metric(Journal *self, const char *json) {
+    return append(self->metrics, "metrics.jsonl", json);
+}
+
+Status journal_event(Journal *self, const char *json) {
+    return append(self->ledger, "ledger.jsonl", json);
+}
+
+Status journal_sync(Journal *self) {
+    if (fsync(self->metrics) == 0) return STATUS_OK;
+    return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync metrics.jsonl: %s",
+                strerror(errno));
+}
