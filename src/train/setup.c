@@ -29,10 +29,11 @@ static Status describe(Setup *self) {
     return config_identity_add(&self->identity, "data.digest", digest);
 }
 
-static Status accept_identity(void *context, const UserBlock *block, const char *identity) {
+static Status accept_identity(void *context, const UserBlock *block, const char *identity,
+                              const char *name) {
     const Setup *self = context;
     (void)block;
-    return config_check_identity(self->identity, identity, block->run);
+    return config_check_identity(self->identity, identity, name);
 }
 
 /* Cores that this process may use, shared with the other ranks of its host unless the launcher has
@@ -58,7 +59,7 @@ static void isa_of(const char *kind, char *isa, size_t size) {
 
 static Status open_device(Setup *self) {
     const char *device = self->config->device;
-    const char *recorded = self->restored.fresh ? "" : self->restored.block.device_kind;
+    const char *recorded = self->restored.restored ? self->restored.block.device_kind : "";
     char isa[32];
     isa_of(recorded, isa, sizeof isa);
     bool same_device = strncmp(recorded, "cpu ", 4) == 0;
@@ -114,8 +115,11 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
     if (mine == STATUS_OK) mine = describe(out);
     TRY(collective->ops->agree(collective, mine));
     fault_point("start");
-    TRY(restore_newest(collective, config->run.dir, config->resume, out->state,
-                       weights_only ? NULL : accept_identity, out, &out->restored));
+    RestoreRequest request = {.run_dir = config->run.dir,
+                              .resume = config->resume,
+                              .accept = weights_only ? NULL : accept_identity,
+                              .context = out};
+    TRY(restore_newest(collective, &request, out->state, &out->restored));
     fault_point("restore");
     TRY(collective->ops->agree(collective, open_device(out)));
     return compare_devices(out);
@@ -124,7 +128,7 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
 void setup_close(Setup *self) {
     workers_close(self->workers);
     if (self->backend != NULL) self->backend->ops->close(self->backend);
-    restore_result_close(&self->restored);
+    restore_result_free(&self->restored);
     free(self->identity);
     free(self->graph);
     state_destroy(self->state);

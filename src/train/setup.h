@@ -26,7 +26,7 @@ typedef struct {
 } Setup;
 
 /* Reads the data, describes the model, restores as config->resume says (or leaves the state zero:
- * restored.fresh), opens the device that the run was begun on. `weights_only`: an evaluation, which
+ * restored.restored is false), opens the device that the run was begun on. `weights_only`: an evaluation, which
  * does not ask for the run's identity to be the same.
  * Ranks: collective. Memory: setup_close, also after a failure
  * Errors: the first failing rank's, on every rank */

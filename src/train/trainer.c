@@ -108,17 +108,16 @@ static json_t *launch_object(const Trainer *self, int64_t generation) {
     return json_pack("{s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s}", "generation",
                      (json_int_t)generation, "ranks", base->collective->size, "hosts",
                      base->collective->hosts, "device_kind", base->backend->kind,
-                     "restored_from", base->restored.fresh ? "" : base->restored.name,
-                     "restored_step",
-                     (json_int_t)(base->restored.fresh ? 0 : base->restored.block.step),
-                     "started_at", time_text, "version", REKINDLE_VERSION);
+                     "restored_from", base->restored.name, "restored_step",
+                     (json_int_t)base->restored.block.step, "started_at", time_text,
+                     "version", REKINDLE_VERSION);
 }
 
 static Status make_texts(Trainer *self, int64_t generation) {
     const RestoreResult *restored = &self->base.restored;
     TRY(config_to_yaml(self->base.config, &self->config_yaml));
     json_t *lineage =
-        restored->fresh ? json_array() : json_loads(restored->lineage, 0, NULL);
+        restored->restored ? json_loads(restored->lineage, 0, NULL) : json_array();
     if (!json_is_array(lineage)) {
         json_decref(lineage);
         return FAIL(STATUS_CORRUPT, NULL, "the lineage in %s is not a list",
@@ -149,19 +148,15 @@ static Status write_config(const Trainer *self) {
 /* Rank 0 takes the run directory for this launch. */
 static Status own_directory(Trainer *self) {
     const RestoreResult *restored = &self->base.restored;
-    OwnerClaim claim = {.restored_step = 0};
-    if (!restored->fresh) {
-        snprintf(claim.restored_from, sizeof claim.restored_from, "%s", restored->name);
-        claim.restored_step = restored->block.step;
-        claim.restored_digest = restored->block.state_digest;
-    }
+    OwnerClaim claim = restore_claim(restored);
     TRY(owner_take(self->base.config->run.dir, &claim, 5.0, &self->owner));
     self->owned = true;
     catalog_sweep(&self->owner);
+    restore_mark_passed_over(restored, &self->owner);
     TRY(make_texts(self, self->owner.generation));
     TRY(write_config(self));
     return journal_open(self->base.config->run.dir,
-                        restored->fresh ? -1 : restored->block.step, &self->journal);
+                        restored->restored ? restored->block.step : -1, &self->journal);
 }
 
 static Status open_parts(Trainer *self) {
@@ -210,7 +205,7 @@ static void print_start(const Trainer *self) {
               "statistics are noisy: lower train.shards or raise train.batch if accuracy "
               "suffers",
               (long long)smallest);
-    if (base->restored.fresh)
+    if (!base->restored.restored)
         LOG_I("fresh start, %lld steps to go", (long long)*base->scalars.total_steps);
     else
         LOG_I("restored %s: step %lld of %lld, in %.2f s", base->restored.name,
@@ -224,7 +219,7 @@ static Status start(Trainer *self) {
     int64_t per_epoch =
         (base->data.train.count + config->train.batch - 1) / config->train.batch;
     self->horizon.steps_per_epoch = per_epoch;
-    if (base->restored.fresh) start_fresh(self);
+    if (!base->restored.restored) start_fresh(self);
     self->horizon.total_steps = *base->scalars.total_steps;
     TRY(base->backend->ops->parameters_changed(
         base->backend, base->state->arenas[ARENA_PARAMETER].data,
@@ -239,14 +234,14 @@ static Status start(Trainer *self) {
     TRY(saver_open(base->collective, is_first(self) ? &self->owner : NULL, base->state,
                    &self->text, (int)config->checkpoint.keep_last,
                    (int)config->checkpoint.max_failures, &self->saver));
-    self->saved_step = base->restored.fresh ? -1 : base->restored.block.step;
+    self->saved_step = base->restored.restored ? base->restored.block.step : -1;
     if (!is_first(self)) return STATUS_OK;
     print_start(self);
     note(journal_event, self->journal,
          json_pack("{s:s, s:I, s:o}", "event", "launch", "step",
                    (json_int_t)*base->scalars.step, "launch",
                    launch_object(self, self->owner.generation)));
-    if (!base->restored.fresh)
+    if (base->restored.restored)
         note(journal_event, self->journal,
              json_pack("{s:s, s:I, s:s, s:f}", "event", "restore", "step",
                        (json_int_t)base->restored.block.step, "file", base->restored.name,
@@ -352,7 +347,14 @@ static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
     fault_point("reduce");
     TRY(collective->ops->reduce(collective, self->reduction, self->present));
     fault_point("optimizer");
-    TRY(update_state(self, batch, result));
+    Status updated = update_state(self, batch, result);
+    if (updated == STATUS_NOT_FINITE)
+        return updated; /* the same numbers everywhere: all return */
+    if (updated !=
+        STATUS_OK) { /* a rank that fails alone here cannot wait for the others */
+        status_print(status_failure());
+        collective->ops->abort(collective, status_exit_code(updated));
+    }
     self->launch_steps++;
     self->launch_samples += batch->count;
     return STATUS_OK;
@@ -444,11 +446,6 @@ static void fill_block(const Trainer *self, UserBlock *block) {
                  *base->scalars.evaluated_accuracy, *base->scalars.best_accuracy);
     else
         snprintf(block->metrics, sizeof block->metrics, "{}");
-    if (!base->restored.fresh) {
-        snprintf(block->parent, sizeof block->parent, "%s", base->restored.name);
-        block->parent_digest = base->restored.block.state_digest;
-    }
-    block->ranks = base->collective->size;
     snprintf(block->device_kind, sizeof block->device_kind, "%s", base->backend->kind);
     snprintf(block->author, sizeof block->author, "%s", config->run.author);
     snprintf(block->note, sizeof block->note, "%s", config->run.note);
@@ -467,11 +464,12 @@ static Status save(Trainer *self, const char *why) {
     TRY(saver_begin(self->saver, &block));
     TRY(saver_finish(self->saver));
     SaverEvent event;
-    while (saver_poll(self->saver, &event)) {
-        if (event.failed) continue;
+    TRY(saver_poll(self->saver, &event));
+    if (event.finished && event.status == STATUS_OK) {
         self->saved_step = event.step;
         snprintf(self->saved_name, sizeof self->saved_name, "%s", event.name);
-        if (!is_first(self)) continue;
+    }
+    if (event.finished && event.status == STATUS_OK && is_first(self)) {
         LOG_I("saved step %lld (%s): %s, %.1f MiB in %.2f s", (long long)event.step, why,
               event.name, (double)event.bytes / 1048576.0, event.seconds);
         note(journal_event, self->journal,
@@ -572,7 +570,7 @@ Status train_evaluate(const Config *config, Collective *collective,
     Setup base;
     Evaluator *evaluator = NULL;
     Status status = setup_open(config, collective, true, &base);
-    if (status == STATUS_OK && base.restored.fresh)
+    if (status == STATUS_OK && !base.restored.restored)
         status = FAIL(STATUS_NO_CHECKPOINT, "name a checkpoint with --from",
                       "there is nothing to evaluate in %s", config->run.dir);
     if (status == STATUS_OK) {
