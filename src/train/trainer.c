@@ -8,6 +8,7 @@
 #include "src/core/fault.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
+#include "src/model/model.h"
 #include "src/train/gradient.h"
 #include "src/train/journal.h"
 #include "src/train/optimizer.h"
