@@ -135,31 +135,12 @@ void setup_close(Setup *self) {
     data_close(&self->data);
 }
 
-static void per_channel(const ConfigList *list, float otherwise, float out[4]) {
-    for (int i = 0; i < 4; i++)
-        out[i] = list->count == 0   ? otherwise
-                 : list->count == 1 ? (float)list->values[0]
-                 : i < list->count  ? (float)list->values[i]
-                                    : otherwise;
-}
-
 LoaderOptions setup_loader(const Setup *self, bool training) {
-    const Config *config = self->config;
-    LoaderOptions options = {
-        .samples = training ? &self->data.train : &self->data.validation,
-        .seed = *self->scalars.seed,
-        .batch = config->train.batch,
-        .shards = (int)config->train.shards,
-        .first_shard = self->mine.first,
-        .shard_count = self->mine.count,
-        .epoch = training ? *self->scalars.epoch : 0,
-        .position = training ? *self->scalars.position : 0,
-        .training = training,
-        .crop = training && config->data.augment_crop,
-        .flip = training && config->data.augment_flip,
-        .crop_padding = (int)config->data.crop_padding,
-    };
-    per_channel(&config->data.mean, 0.0f, options.mean);
-    per_channel(&config->data.std, 1.0f, options.std);
+    LoaderOptions options = data_loader_options(self->config, &self->data, training);
+    options.seed = *self->scalars.seed;
+    options.first_shard = self->mine.first;
+    options.shard_count = self->mine.count;
+    options.epoch = training ? *self->scalars.epoch : 0;
+    options.position = training ? *self->scalars.position : 0;
     return options;
 }
