@@ -1,0 +1,406 @@
+/* `rekindle checkpoints`: what is there, what is in it, and whether it is whole. */
+#include "src/cli/checkpoints.h"
+
+#include "src/cli/cli.h"
+#include "src/core/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- what an argument means */
+
+Status checkpoints_catalog(const char *path, Catalog *out) {
+    char inside[PATH_MAX];
+    struct stat about;
+    *out = (Catalog){.directory = -1};
+    if (stat(path, &about) != 0)
+        return FAIL(STATUS_USAGE, file_fix_for(errno), "cannot find %s: %s", path,
+                    strerror(errno));
+    if (!S_ISDIR(about.st_mode))
+        return FAIL(STATUS_USAGE, "name a run directory", "%s is not a directory", path);
+    snprintf(inside, sizeof inside, "%s/checkpoints", path);
+    if (stat(inside, &about) == 0) return catalog_open(path, out);
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
+                    strerror(errno));
+    Status listed = catalog_open_at(directory, out);
+    if (listed != STATUS_OK) close(directory);
+    return listed;
+}
+
+static Status choose_newest(const char *path, ChosenCheckpoint *out) {
+    Catalog catalog;
+    TRY(checkpoints_catalog(path, &catalog));
+    for (int i = 0; i < catalog.count; i++) {
+        if (catalog.items[i].verdict != CHECKPOINT_VALID) continue;
+        strcpy(out->name, catalog.items[i].name);
+        out->directory = catalog.directory;
+        catalog.directory = -1; /* it is the choice's now */
+        break;
+    }
+    int count = catalog.count;
+    catalog_close(&catalog);
+    if (out->directory >= 0) return STATUS_OK;
+    return FAIL(STATUS_NO_CHECKPOINT, "rekindle checkpoints ls tells why",
+                "%s holds %d checkpoint(s), none of them valid", path, count);
+}
+
+Status checkpoints_choose(const char *path, ChosenCheckpoint *out) {
+    *out = (ChosenCheckpoint){.directory = -1};
+    char whole[PATH_MAX];
+    struct stat about;
+    if (realpath(path, whole) == NULL || stat(whole, &about) != 0)
+        return FAIL(STATUS_USAGE, file_fix_for(errno), "cannot find %s: %s", path,
+                    strerror(errno));
+    if (S_ISDIR(about.st_mode)) return choose_newest(path, out);
+    char *slash = strrchr(whole, '/');
+    snprintf(out->name, sizeof out->name, "%.255s", slash + 1);
+    slash[slash == whole ? 1 : 0] = '\0';
+    out->directory = open(whole, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (out->directory >= 0) return STATUS_OK;
+    return FAIL(STATUS_IO, file_fix_for(errno), "cannot open the directory of %s: %s", path,
+                strerror(errno));
+}
+
+void checkpoints_release(ChosenCheckpoint *chosen) {
+    if (chosen->directory >= 0) close(chosen->directory);
+    chosen->directory = -1;
+}
+
+Status checkpoints_damaged(Status status) {
+    if (status != STATUS_CORRUPT) return status;
+    Failure failure = *status_failure();
+    failure.code = STATUS_NO_CHECKPOINT;
+    return status_adopt(&failure);
+}
+
+/* ---- printing */
+
+void checkpoints_print_json(json_t *json) {
+    json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    putchar('\n');
+    json_decref(json);
+}
+
+void checkpoints_size(int64_t bytes, char text[32]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < sizeof units / sizeof *units; unit++)
+        value /= 1024;
+    snprintf(text, 32, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+}
+
+static const char *verdict_name(CheckpointVerdict verdict) {
+    static const char *const names[] = {"valid", "damaged", "superseded"};
+    return names[verdict];
+}
+
+/* {"loss":0.31,"accuracy":0.912} → loss 0.31 accuracy 0.912 */
+static void metrics_for_people(const char *metrics, char *out, size_t bytes) {
+    json_t *object = json_loads(metrics, 0, NULL), *value;
+    const char *key;
+    size_t length = 0;
+    out[0] = '\0';
+    json_object_foreach(object, key, value) {
+        if (!json_is_number(value) || length >= bytes) continue;
+        length += (size_t)snprintf(out + length, bytes - length, "%s%s %.5g",
+                                   length > 0 ? " " : "", key, json_number_value(value));
+    }
+    json_decref(object);
+}
+
+static json_t *block_json(const char *name, const UserBlock *block) {
+    char state[DIGEST_TEXT], parent[DIGEST_TEXT], metadata[DIGEST_TEXT];
+    digest_print(block->state_digest, state);
+    digest_print(block->parent_digest, parent);
+    digest_print(block->metadata_digest, metadata);
+    json_t *metrics = json_loads(block->metrics, 0, NULL);
+    return json_pack(
+        "{s:s, s:i, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:s, s:s, s:i, s:s, s:s, "
+        "s:s, s:s, s:s}",
+        "file", name, "version", block->version, "run", block->run, "generation",
+        (json_int_t)block->generation, "step", (json_int_t)block->step, "epoch",
+        (json_int_t)block->epoch, "metrics", metrics != NULL ? metrics : json_object(),
+        "bytes", (json_int_t)block->bytes, "metadata_bytes",
+        (json_int_t)block->metadata_bytes, "metadata_digest", metadata, "state_digest",
+        state, "parent", block->parent, "parent_digest", parent, "ranks", block->ranks,
+        "device_kind", block->device_kind, "created_at", block->created_at, "writer",
+        block->writer, "author", block->author, "note", block->note);
+}
+
+/* ---- ls */
+
+static json_t *item_json(const CatalogItem *item) {
+    json_t *json =
+        item->verdict == CHECKPOINT_REJECTED
+            ? json_pack("{s:s, s:I, s:I}", "file", item->name, "generation",
+                        (json_int_t)item->generation, "step", (json_int_t)item->step)
+            : block_json(item->name, &item->block);
+    json_object_set_new(json, "verdict", json_string(verdict_name(item->verdict)));
+    json_object_set_new(json, "reason", json_string(item->reason));
+    /* the name's, where a kept file's own block says an older one */
+    json_object_set_new(json, "generation", json_integer(item->generation));
+    return json;
+}
+
+static void print_item(const CatalogItem *item) {
+    char size[32] = "-", metrics[160] = "", digest[DIGEST_TEXT] = "-";
+    const UserBlock *block = &item->block;
+    if (item->verdict != CHECKPOINT_REJECTED) {
+        checkpoints_size(block->bytes, size);
+        metrics_for_people(block->metrics, metrics, sizeof metrics);
+        digest_print(block->state_digest, digest);
+    }
+    printf("%-28s %10lld %6lld %10s  %-10s  %-12.12s  %s%s%s\n", item->name,
+           (long long)item->step, (long long)block->epoch, size,
+           verdict_name(item->verdict), digest, metrics,
+           metrics[0] != '\0' && item->reason[0] != '\0' ? "; " : "", item->reason);
+}
+
+static Status list(const CheckpointsArguments *arguments) {
+    Catalog catalog;
+    TRY(checkpoints_catalog(arguments->paths[0], &catalog));
+    if (arguments->json) {
+        json_t *all = json_array();
+        for (int i = 0; i < catalog.count; i++)
+            json_array_append_new(all, item_json(&catalog.items[i]));
+        checkpoints_print_json(all);
+    } else if (catalog.count == 0) {
+        printf("no checkpoints in %s\n", arguments->paths[0]);
+    } else {
+        printf("%-28s %10s %6s %10s  %-10s  %-12s  %s\n", "FILE", "STEP", "EPOCH", "SIZE",
+               "VERDICT", "STATE", "METRICS");
+        for (int i = 0; i < catalog.count; i++)
+            print_item(&catalog.items[i]);
+    }
+    catalog_close(&catalog);
+    return STATUS_OK;
+}
+
+/* ---- show */
+
+static void print_block(const char *name, const UserBlock *block) {
+    char state[DIGEST_TEXT], parent[DIGEST_TEXT], size[32];
+    digest_print(block->state_digest, state);
+    digest_print(block->parent_digest, parent);
+    checkpoints_size(block->bytes, size);
+    printf("file          %s\n", name);
+    printf("run           %s\n", block->run);
+    printf("step          %lld (epoch %lld)\n", (long long)block->step,
+           (long long)block->epoch);
+    printf("metrics       %s\n", block->metrics);
+    printf("state_digest  %s\n", state);
+    printf("size          %s (%lld bytes, %lld of them metadata)\n", size,
+           (long long)block->bytes, (long long)block->metadata_bytes);
+    printf("generation    %lld\n", (long long)block->generation);
+    if (block->parent[0] != '\0') printf("parent        %s (%s)\n", block->parent, parent);
+    printf("ranks         %d\n", block->ranks);
+    printf("device_kind   %s\n", block->device_kind);
+    printf("created_at    %s\n", block->created_at);
+    printf("writer        %s (format %d)\n", block->writer, block->version);
+    if (block->author[0] != '\0') printf("author        %s\n", block->author);
+    if (block->note[0] != '\0') printf("note          %s\n", block->note);
+}
+
+static Status show(const CheckpointsArguments *arguments) {
+    ChosenCheckpoint chosen;
+    UserBlock block;
+    TRY(checkpoints_choose(arguments->paths[0], &chosen));
+    Status read = checkpoint_read_user_block(chosen.directory, chosen.name, &block);
+    checkpoints_release(&chosen);
+    TRY(checkpoints_damaged(read));
+    if (arguments->json)
+        checkpoints_print_json(block_json(chosen.name, &block));
+    else
+        print_block(chosen.name, &block);
+    return STATUS_OK;
+}
+
+/* ---- verify */
+
+typedef struct {
+    bool as_json;
+    json_t *all;
+    int checked, bad;
+} Verification;
+
+static void note_result(Verification *verification, const char *shown,
+                        const UserBlock *block, const char *bad) {
+    verification->checked++;
+    verification->bad += bad != NULL;
+    char digest[DIGEST_TEXT], size[32];
+    digest_print(block->state_digest, digest);
+    checkpoints_size(block->bytes, size);
+    if (verification->as_json) {
+        json_t *one = json_pack("{s:s, s:b}", "file", shown, "ok", bad == NULL);
+        if (bad != NULL) json_object_set_new(one, "reason", json_string(bad));
+        if (bad == NULL) {
+            json_object_set_new(one, "step", json_integer(block->step));
+            json_object_set_new(one, "bytes", json_integer(block->bytes));
+            json_object_set_new(one, "state_digest", json_string(digest));
+        }
+        json_array_append_new(verification->all, one);
+    } else if (bad != NULL) {
+        printf("BAD  %s: %s\n", shown, bad);
+    } else {
+        printf("ok   %s  step %lld, %s, state %s\n", shown, (long long)block->step, size,
+               digest);
+    }
+}
+
+static Status verify_one(Verification *verification, int directory, const char *name,
+                         const char *shown) {
+    UserBlock block = {0};
+    Status status = checkpoint_verify(directory, name, &block);
+    if (status == STATUS_MEMORY) return status;
+    note_result(verification, shown, &block,
+                status == STATUS_OK ? NULL : status_failure()->what);
+    return STATUS_OK;
+}
+
+static Status verify_directory(Verification *verification, const char *path) {
+    Catalog catalog;
+    TRY(checkpoints_catalog(path, &catalog));
+    Status status = STATUS_OK;
+    for (int i = 0; i < catalog.count && status == STATUS_OK; i++) {
+        const CatalogItem *item = &catalog.items[i];
+        if (item->verdict == CHECKPOINT_REJECTED)
+            note_result(verification, item->name, &item->block, item->reason);
+        else
+            status = verify_one(verification, catalog.directory, item->name, item->name);
+    }
+    catalog_close(&catalog);
+    return status;
+}
+
+static Status verify_path(Verification *verification, const char *path) {
+    struct stat about;
+    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+        return verify_directory(verification, path);
+    ChosenCheckpoint chosen;
+    TRY(checkpoints_choose(path, &chosen));
+    Status status = verify_one(verification, chosen.directory, chosen.name, path);
+    checkpoints_release(&chosen);
+    return status;
+}
+
+static Status verify(const CheckpointsArguments *arguments, bool *any_bad) {
+    Verification verification = {.as_json = arguments->json, .all = json_array()};
+    Status status = STATUS_OK;
+    for (int i = 0; i < arguments->count && status == STATUS_OK; i++)
+        status = verify_path(&verification, arguments->paths[i]);
+    *any_bad = verification.bad > 0;
+    if (status == STATUS_OK && verification.checked == 0)
+        status = FAIL(STATUS_NO_CHECKPOINT, "check the path", "no checkpoints in %s",
+                      arguments->paths[0]);
+    if (status == STATUS_OK && arguments->json)
+        checkpoints_print_json(verification.all);
+    else
+        json_decref(verification.all);
+    if (status == STATUS_OK && !arguments->json)
+        printf("%d checked, %d bad\n", verification.checked, verification.bad);
+    return status;
+}
+
+/* ---- the command */
+
+static const struct {
+    const char *name;
+    int least, most;
+    const char *help;
+} parts[] = {
+    {"ls", 1, 1,
+     "usage: rekindle checkpoints ls DIR [--json]\n\n"
+     "Lists a run's checkpoints, newest first: step, epoch, size, metrics, and whether "
+     "each\n"
+     "counts. Only the commit records are read; `verify` reads everything.\n"},
+    {"show", 1, 1,
+     "usage: rekindle checkpoints show FILE|DIR [--json]\n\n"
+     "Prints a checkpoint's commit record; of a directory, the newest valid one's.\n"
+     "state_digest covers the state's values alone: two runs are bit-equal when it is "
+     "equal.\n"},
+    {"verify", 1, CHECKPOINTS_PATHS,
+     "usage: rekindle checkpoints verify FILE... | DIR [--json]\n\n"
+     "Reads every byte and checks every digest. Exit code 3 if any file is bad.\n"},
+    {"diff", 2, 2,
+     "usage: rekindle checkpoints diff A B [--json]\n\n"
+     "Compares two checkpoints (files, or directories: their newest valid ones) entry by\n"
+     "entry, bit by bit. Exit code 0 if all are equal, 1 if any differs.\n"},
+};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+static const char help[] =
+    "usage: rekindle checkpoints ls DIR             what is there\n"
+    "       rekindle checkpoints show FILE|DIR      what one says of itself\n"
+    "       rekindle checkpoints verify FILE...|DIR whether every byte is right\n"
+    "       rekindle checkpoints diff A B           whether two hold the same state\n"
+    "Each takes --json, and --help.\n";
+
+static Status parse(int argc, char **argv, int part, CheckpointsArguments *out) {
+    *out = (CheckpointsArguments){.json = false};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            out->json = true;
+        else if (argv[i][0] == '-')
+            return FAIL(STATUS_USAGE, "--help tells which there are", "no option %s of %s",
+                        argv[i], parts[part].name);
+        else if (out->count == parts[part].most)
+            return FAIL(STATUS_USAGE, "--help tells how many",
+                        "checkpoints %s takes at most %d path(s); %s is one too many",
+                        parts[part].name, parts[part].most, argv[i]);
+        else
+            out->paths[out->count++] = argv[i];
+    }
+    if (out->count < parts[part].least)
+        return FAIL(STATUS_USAGE, "--help tells which", "checkpoints %s needs %d path(s)",
+                    parts[part].name, parts[part].least);
+    return STATUS_OK;
+}
+
+static int finish(Status status, int code) {
+    fflush(stdout);
+    if (status == STATUS_OK) return code;
+    status_print(status_failure());
+    return status_exit_code(status);
+}
+
+int checkpoints_main(int argc, char **argv) {
+    int part = 0;
+    while (argc > 0 && part < PARTS && strcmp(argv[0], parts[part].name) != 0)
+        part++;
+    bool wants_help = false;
+    for (int i = 0; i < argc; i++)
+        wants_help |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    if (wants_help) {
+        fputs(part < PARTS ? parts[part].help : help, stdout);
+        return finish(STATUS_OK, 0);
+    }
+    if (argc == 0 || part == PARTS)
+        return finish(FAIL(STATUS_USAGE, "use ls, show, verify or diff",
+                           "rekindle checkpoints has no part \"%s\"",
+                           argc == 0 ? "" : argv[0]),
+                      0);
+    CheckpointsArguments arguments;
+    Status status = parse(argc, argv, part, &arguments);
+    bool found = false; /* something bad, or some difference */
+    if (status != STATUS_OK) return finish(status, 0);
+    switch (parts[part].name[0]) {
+    case 'l':
+        return finish(list(&arguments), 0);
+    case 's':
+        return finish(show(&arguments), 0);
+    case 'v':
+        status = verify(&arguments, &found);
+        return finish(status, found ? status_exit_code(STATUS_NO_CHECKPOINT) : 0);
+    default:
+        status = checkpoints_diff(&arguments, &found);
+        return finish(status, found ? 1 : 0);
+    }
+}
