@@ -1,0 +1,48 @@
+/* Writes the known state as a checkpoint (write_known_checkpoint DIRECTORY NAME), and prints each
+ * entry's path, dtype, shape and bytes in hexadecimal, so that another program can
+ * judge the file without any code of ours. */
+#include "tests/support/checkpoint_state.h"
+
+#include "src/core/status.h"
+
+static Status write_known(const char *directory_path, const char *name, State **state) {
+    int directory = open(directory_path, O_RDONLY | O_DIRECTORY);
+    TRY(known_state(KNOWN_LARGE, state));
+    /* values that a reader with another idea of the bytes would get wrong */
+    *(int64_t *)state_data(*state, state_find(*state, "progress/step")) = -1234567890123;
+    *(uint64_t *)state_data(*state, state_find(*state, "progress/seed")) = UINT64_MAX - 7;
+    *(double *)state_data(*state, state_find(*state, "progress/best")) = 0.1;
+    float *big = state_data(*state, state_find(*state, "optimizer/m/big"));
+    size_t count =
+        (*state)->entries[state_find(*state, "optimizer/m/big")].bytes / sizeof *big;
+    for (size_t i = 0; i < count; i++)
+        big[i] = (float)i * 0.5f; /* the script knows this rule */
+    Status status = known_write(*state, directory, name);
+    close(directory);
+    return status;
+}
+
+static void print_entry(const State *state, int index) {
+    const Entry *entry = &state->entries[index];
+    const unsigned char *bytes = state_data(state, index);
+    printf("%s %s [", entry->path, dtype_name(entry->dtype));
+    for (int i = 0; i < entry->rank; i++)
+        printf("%s%lld", i > 0 ? "," : "", (long long)entry->shape[i]);
+    printf("] ");
+    for (size_t i = 0; i < entry->bytes; i++)
+        printf("%02x", bytes[i]);
+    printf("\n");
+}
+
+int main(int count, char **arguments) {
+    if (count != 3) return 2;
+    State *state = NULL;
+    if (write_known(arguments[1], arguments[2], &state) != STATUS_OK) {
+        status_print(status_failure());
+        return 1;
+    }
+    for (int i = 0; i < state->count; i++)
+        print_entry(state, i);
+    state_destroy(state);
+    return 0;
+}
