@@ -6,7 +6,8 @@
 
 Status state_create(State **out) {
     *out = calloc(1, sizeof **out);
-    return *out != NULL ? STATUS_OK : FAIL(STATUS_MEMORY, NULL, "no memory for the registry");
+    return *out != NULL ? STATUS_OK
+                        : FAIL(STATUS_MEMORY, NULL, "no memory for the registry");
 }
 
 void state_destroy(State *state) {
@@ -26,32 +27,43 @@ static bool path_is_plain(const char *path) {
 Status state_declare(State *state, ArenaKind arena, const char *path, DType dtype, int rank,
                      const int64_t *shape, int *index) {
     if (strlen(path) >= STATE_PATH_MAX || !path_is_plain(path))
-        return FAIL(STATUS_USAGE, "use a shorter name of letters, digits, '_', '.', '-', '/'",
+        return FAIL(STATUS_USAGE,
+                    "use a shorter name of letters, digits, '_', '.', '-', '/'",
                     "no entry of the state can be called \"%.200s\"", path);
     if (state->allocated || rank < 0 || rank > TENSOR_RANK_MAX)
-        return FAIL(STATUS_USAGE, NULL, "entry %s cannot be declared (rank %d%s)", path, rank,
-                    state->allocated ? ", state already allocated" : "");
+        return FAIL(STATUS_USAGE, NULL, "entry %s cannot be declared (rank %d%s)", path,
+                    rank, state->allocated ? ", state already allocated" : "");
     if (state_find(state, path) >= 0)
-        return FAIL(STATUS_USAGE, "give each layer its own name", "entry %s is declared twice",
-                    path);
+        return FAIL(STATUS_USAGE, "give each layer its own name",
+                    "entry %s is declared twice", path);
     if (state->count == state->capacity) {
         int capacity = state->capacity == 0 ? 64 : 2 * state->capacity;
         Entry *entries = realloc(state->entries, (size_t)capacity * sizeof *entries);
-        if (entries == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for entry %s", path);
+        if (entries == NULL)
+            return FAIL(STATUS_MEMORY, NULL, "no memory for entry %s", path);
         state->entries = entries;
         state->capacity = capacity;
     }
-    Entry entry = {.dtype = dtype, .rank = rank, .arena = arena, .bytes = dtype_size(dtype)};
+    Entry entry = {
+        .dtype = dtype, .rank = rank, .arena = arena, .bytes = dtype_size(dtype)};
     strcpy(entry.path, path);
     for (int i = 0; i < TENSOR_RANK_MAX; i++)
         entry.shape[i] = i < rank ? shape[i] : 1;
     for (int i = 0; i < rank; i++) {
-        if (shape[i] < 1 || __builtin_mul_overflow(entry.bytes, (size_t)shape[i], &entry.bytes))
+        if (shape[i] < 1 ||
+            __builtin_mul_overflow(entry.bytes, (size_t)shape[i], &entry.bytes))
             return FAIL(STATUS_USAGE, "check the sizes in the model section",
-                        "entry %s has an impossible dimension %lld", path, (long long)shape[i]);
+                        "entry %s has an impossible dimension %lld", path,
+                        (long long)shape[i]);
     }
     Arena *home = &state->arenas[arena];
     entry.offset = home->bytes;
+    size_t end;
+    if (__builtin_add_overflow(home->bytes, entry.bytes, &end) ||
+        __builtin_add_overflow(end, STATE_PAGE,
+                               &end)) /* room to round up, here and when allocated */
+        return FAIL(STATUS_USAGE, "check the sizes in the model section",
+                    "entry %s does not fit into memory (%zu bytes)", path, entry.bytes);
     home->bytes += (entry.bytes + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT * STATE_ALIGNMENT;
     if (index != NULL) *index = state->count;
     state->entries[state->count++] = entry;
