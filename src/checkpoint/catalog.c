@@ -32,10 +32,19 @@ static int newest_first(const void *a, const void *b) {
     return first->step < second->step ? 1 : first->step > second->step ? -1 : 0;
 }
 
+/* A reason is always told beside the name: the reader's text need not repeat it. */
+const char *catalog_reason(const char *name, const char *text) {
+    size_t length = strlen(name);
+    return strncmp(text, name, length) == 0 && strncmp(text + length, ": ", 2) == 0
+               ? text + length + 2
+               : text;
+}
+
 static void reject(CatalogItem *item, Status code, const char *reason) {
     item->verdict = CHECKPOINT_REJECTED;
     item->code = code;
-    snprintf(item->reason, sizeof item->reason, "%.255s", reason);
+    snprintf(item->reason, sizeof item->reason, "%.255s",
+             catalog_reason(item->name, reason));
 }
 
 /* The record of a generation, or NULL when there is no readable one. */

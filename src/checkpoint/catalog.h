@@ -46,6 +46,9 @@ void catalog_close(Catalog *catalog);
 /* True if any checkpoint file exists, valid or not: then a fresh start would hide lost work. */
 bool catalog_has_any(const Catalog *catalog);
 
+/* A failure's text without the file name in front of it. */
+const char *catalog_reason(const char *name, const char *text);
+
 /* Name for a generation and step. */
 void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]);
 

@@ -46,6 +46,7 @@ static Resume resume_mode(const char *text) {
 
 /* Remembers and reports a file that will not be used. */
 static void pass_over(Search *search, const char *name, const char *reason) {
+    reason = catalog_reason(name, reason);
     LOG_W("checkpoint %s is damaged and is passed over: %s", name, reason);
     RestoreResult *result = search->result;
     size_t count = (size_t)result->passed_over_count + 1;
@@ -127,9 +128,8 @@ static Status nothing_left(const Search *search) {
     }
     if (catalog->items[0].generation < catalog->fresh_generation &&
         search->resume == RESUME_AUTO) {
-        LOG_W("%s holds only what a launch wrote after launch %lld had begun afresh: "
-              "starting "
-              "afresh again",
+        LOG_W("%s holds only what a launch wrote after launch %lld had begun afresh: the "
+              "run begins afresh again",
               run_dir, (long long)catalog->fresh_generation);
         return STATUS_OK;
     }

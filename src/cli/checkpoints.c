@@ -261,7 +261,7 @@ static Status verify_one(Verification *verification, int directory, const char *
     Status status = checkpoint_verify(directory, name, &block);
     if (status == STATUS_MEMORY) return status;
     note_result(verification, shown, &block,
-                status == STATUS_OK ? NULL : status_failure()->what);
+                status == STATUS_OK ? NULL : catalog_reason(name, status_failure()->what));
     return STATUS_OK;
 }
 
@@ -382,10 +382,13 @@ int checkpoints_main(int argc, char **argv) {
         fputs(part < PARTS ? parts[part].help : help, stdout);
         return finish(STATUS_OK, 0);
     }
-    if (argc == 0 || part == PARTS)
+    if (argc == 0) {
+        fputs(help, stderr);
+        return status_exit_code(STATUS_USAGE);
+    }
+    if (part == PARTS)
         return finish(FAIL(STATUS_USAGE, "use ls, show, verify or diff",
-                           "rekindle checkpoints has no part \"%s\"",
-                           argc == 0 ? "" : argv[0]),
+                           "rekindle checkpoints has no part \"%s\"", argv[0]),
                       0);
     CheckpointsArguments arguments;
     Status status = parse(argc, argv, part, &arguments);
