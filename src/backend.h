@@ -99,7 +99,7 @@ typedef struct {
 
     /* ---- batch norm. mean, inverse_std (C): saved for backward. statistics: batch mean and
      * *unbiased* variance (C each), which the step averages over shards into the running ones.
-     * y may be x's memory only in inference. */
+     * y may be x's memory only in inference. One value a channel has no variance: refused. */
     Status (*batch_norm_forward)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
                                  const Tensor *x, Tensor *mean, Tensor *inverse_std,
                                  Tensor *batch_mean, Tensor *batch_variance);
