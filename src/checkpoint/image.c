@@ -41,7 +41,7 @@ typedef struct {
 } Walk;
 
 #define REFUSE(walk, path, reason) \
-    FAIL(STATUS_CORRUPT, FIX, "%s: %.127s %s", (walk)->name, (path), (reason))
+    FAIL(STATUS_CORRUPT, FIX, "%s: /%.127s %s", (walk)->name, (path), (reason))
 
 static int64_t region_end(const Walk *walk) {
     return CHECKPOINT_USER_BLOCK + walk->block->metadata_bytes;
@@ -202,10 +202,10 @@ static Status extend_path(Walk *walk, const char *leaf) {
     static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
                                   "0123456789_.-";
     size_t length = strnlen(leaf, STATE_PATH_MAX), above = strlen(walk->path);
-    if (length == 0 || strspn(leaf, allowed) != length || strcmp(leaf, ".") == 0)
-        return REFUSE(walk, walk->path, "holds a name that no entry can have");
     if (above + length + 1 >= STATE_PATH_MAX)
         return REFUSE(walk, walk->path, "holds a name that is too long");
+    if (length == 0 || strspn(leaf, allowed) != length || strcmp(leaf, ".") == 0)
+        return REFUSE(walk, walk->path, "holds a name that no entry can have");
     memcpy(walk->path + above, leaf, length + 1);
     return STATUS_OK;
 }
@@ -250,8 +250,7 @@ static Status list_group(Walk *walk, hid_t group) {
     if (H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, &start, on_link, walk) < 0)
         return walk->status != STATUS_OK
                    ? walk->status
-                   : REFUSE(walk, walk->path[0] == '\0' ? "/" : walk->path,
-                            "cannot be listed by HDF5");
+                   : REFUSE(walk, walk->path, "cannot be listed by HDF5");
     return STATUS_OK;
 }
 
@@ -264,8 +263,10 @@ static int by_offset(const void *a, const void *b) {
 static Status check_whole(const Walk *walk) {
     const Image *image = walk->image;
     for (int i = 0; i < IMAGE_TEXTS; i++)
-        if (image->texts[i] == NULL) return REFUSE(walk, IMAGE_TEXT_NAMES[i], "is missing");
-    if (!walk->has_segments) return REFUSE(walk, "segments", "is missing");
+        if (image->texts[i] == NULL)
+            return FAIL(STATUS_CORRUPT, FIX, "%s: /%s/%s is missing", walk->name, OWN_GROUP,
+                        IMAGE_TEXT_NAMES[i]);
+    if (!walk->has_segments) return REFUSE(walk, "rekindle/segments", "is missing");
     if (image->count > 0)
         qsort(image->entries, (size_t)image->count, sizeof *image->entries, by_offset);
     for (int i = 1; i < image->count; i++) {
@@ -289,7 +290,7 @@ static Status open_image(const Walk *walk, hid_t *file) {
                       "cannot make an image of %s: %s", walk->name, strerror(errno));
     if (status == STATUS_OK) {
         *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-        if (*file < 0) status = REFUSE(walk, "", "is not an HDF5 file");
+        if (*file < 0) status = REFUSE(walk, "", "cannot be opened by HDF5");
     }
     unlink(path);
     close(fd);

@@ -174,7 +174,7 @@ static void one_plan_serves_many_saves(void **unused) {
     assert_ok(empty_state(state, &read));
     int step = state_find(state, "progress/step");
     for (int64_t i = 0; i < 3; i++) {
-        char name[16];
+        char name[32];
         UserBlock block = known_block();
         snprintf(name, sizeof name, "%lld.h5", (long long)i);
         *(int64_t *)state_data(state, step) = i;
