@@ -3,6 +3,7 @@
  * A time is that of the slowest rank, the median over ROUNDS, and includes that each rank reads the
  * whole result once, as an optimizer does: otherwise a way that leaves it in another core's cache
  * would look too good. Results are checked before. */
+#include "dist/buffer.h"
 #include "dist/collective_mpi.h"
 #include "dist/exchange.h"
 #include "dist/world.h"
@@ -92,8 +93,8 @@ static void open_case(Case *at, const Way *way, int64_t length) {
         }
         return;
     }
-    at->from = aligned_alloc(4096, (size_t)length * sizeof(float));
-    at->to = aligned_alloc(4096, (size_t)length * sizeof(float));
+    at->from = buffer_create(length); /* in huge pages, which MPI likes */
+    at->to = buffer_create(length);
     if (at->from == NULL || at->to == NULL)
         stop_unless(FAIL(STATUS_MEMORY, "use --max-mib", "no memory"));
     for (int64_t i = 0; i < length; i++)
@@ -226,13 +227,15 @@ int main(int argc, char **argv) {
     }
     char processor[128];
     read_processor(processor, sizeof processor);
+    double load = 0; /* what else ran here */
+    getloadavg(&load, 1);
     json_t *results = json_array();
     for (size_t bytes = 64 << 10; bytes <= most << 20; bytes *= bytes >= 64 << 20 ? 2 : 4)
         measure_size(bytes, results);
     json_t *report =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:o}", "bench", "reduce", "processor",
-                  processor, "cores", (int)sysconf(_SC_NPROCESSORS_ONLN), "ranks",
-                  world->size, "rounds", ROUNDS, "results", results);
+        json_pack("{s:s, s:s, s:i, s:f, s:i, s:i, s:o}", "bench", "reduce", "processor",
+                  processor, "cores", (int)sysconf(_SC_NPROCESSORS_ONLN), "load_before",
+                  load, "ranks", world->size, "rounds", ROUNDS, "results", results);
     int failed = world->rank == 0 && path != NULL &&
                  json_dump_file(report, path, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) != 0;
     if (failed) fprintf(stderr, "cannot write %s\n", path);
