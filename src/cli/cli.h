@@ -28,5 +28,10 @@ typedef struct {
 /* Errors: STATUS_USAGE naming the argument */
 Status run_arguments_parse(int argc, char **argv, const char *command, RunArguments *out);
 
+/* The value of argv[*index] when that is `--name value` or `--name=value`; moves *index to the last argument
+ * that belongs to it. NULL: another argument, or (*missing is set) there is no value. */
+const char *run_arguments_value(int argc, char **argv, int *index, const char *name,
+                                bool *missing);
+
 /* Prints the failure on stderr and gives its exit code. */
 int cli_fail(void);

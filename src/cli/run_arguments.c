@@ -5,9 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* `--name value` or `--name=value`; moves *index past the value. NULL: another argument, or no value. */
-static const char *value_of(int argc, char **argv, int *index, const char *name,
-                            bool *missing) {
+const char *run_arguments_value(int argc, char **argv, int *index, const char *name,
+                                bool *missing) {
     size_t length = strlen(name);
     const char *argument = argv[*index];
     if (strncmp(argument, name, length) != 0) return NULL;
@@ -48,13 +47,16 @@ Status run_arguments_parse(int argc, char **argv, const char *command, RunArgume
             return STATUS_OK;
         }
         const char *argument = argv[i];
-        if ((value = value_of(argc, argv, &i, "--set", &missing)) != NULL)
+        if ((value = run_arguments_value(argc, argv, &i, "--set", &missing)) != NULL)
             TRY(add_set(out, "", value));
-        else if ((value = value_of(argc, argv, &i, "--resume", &missing)) != NULL)
+        else if ((value = run_arguments_value(argc, argv, &i, "--resume", &missing)) !=
+                 NULL)
             TRY(add_set(out, "resume", value));
-        else if ((value = value_of(argc, argv, &i, "--threads", &missing)) != NULL)
+        else if ((value = run_arguments_value(argc, argv, &i, "--threads", &missing)) !=
+                 NULL)
             TRY(add_set(out, "train.threads", value));
-        else if ((value = value_of(argc, argv, &i, "--from", &missing)) != NULL &&
+        else if ((value = run_arguments_value(argc, argv, &i, "--from", &missing)) !=
+                     NULL &&
                  strcmp(command, "eval") == 0)
             out->from = value;
         else if (missing)

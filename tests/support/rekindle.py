@@ -1,0 +1,146 @@
+"""What the whole-program tests share: a tiny data set, run files, launches and their verdicts.
+Standard library only."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import time
+
+ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "NO_COLOR": "1",
+               "ASAN_OPTIONS": "detect_leaks=0"}
+LAUNCH_LIMIT_S = 120
+
+
+def write_idx(path, magic, sizes, data):
+    opened = gzip.open(path, "wb", compresslevel=1) if path.endswith(".gz") else open(path, "wb")
+    with opened as file:
+        file.write(struct.pack(">%dI" % (1 + len(sizes)), magic, *sizes) + data)
+
+
+def write_data_set(folder, samples, side=14, classes=4, seed=1):
+    """Learnable images (a bright square whose place is the class, and noise) as gzipped IDX files.
+    Returns the `data` part of a run file."""
+    source = random.Random(seed)
+    names = {}
+    for part, count in (("train", samples), ("validation", max(samples // 4, 20))):
+        labels = bytes(source.randrange(classes) for _ in range(count))
+        pixels = bytearray()
+        for label in labels:
+            image = bytearray(source.randrange(90) for _ in range(side * side))
+            top, left = (label // 2) * side // 2, (label % 2) * side // 2
+            for row in range(top, top + side // 2):
+                for column in range(left, left + side // 2):
+                    if source.random() < 0.7:
+                        image[row * side + column] = 120 + source.randrange(130)
+            pixels += image
+        for kind, magic, sizes, data in (("images", 0x803, (count, side, side), bytes(pixels)),
+                                         ("labels", 0x801, (count,), labels)):
+            names[part, kind] = os.path.join(folder, "%s-%s.gz" % (part, kind))
+            write_idx(names[part, kind], magic, sizes, data)
+    lines = ["data:", "  format: idx"]
+    for part in ("train", "validation"):
+        lines += ["  %s:" % part] + ["    %s: %s" % (kind, names[part, kind]) for kind in ("images", "labels")]
+    return "\n".join(lines + ["  mean: 0.4", "  std: 0.3", ""])
+
+
+def write_run_file(folder, data_part, **sections):
+    """A run file out of write_data_set's part and flat sections: train={"batch": 20}, ..."""
+    path = os.path.join(folder, "run.yaml")
+    with open(path, "w") as file:
+        file.write(data_part)
+        file.writelines("  %s: %s\n" % pair for pair in sections.pop("data", {}).items())
+        for name, keys in sections.items():
+            file.write("%s:\n" % name)
+            file.writelines("  %s: %s\n" % pair for pair in keys.items())
+    return path
+
+
+class Ended:
+    """How a launch ended."""
+
+    def __init__(self, code, output, seconds):
+        self.code, self.output, self.seconds = code, output, seconds
+
+    def __str__(self):
+        return "exit code %d after %.2f s:\n%s" % (self.code, self.seconds, self.output)
+
+
+def environment(extra):
+    return {**os.environ, **ENVIRONMENT, **(extra or {})}
+
+
+def run(arguments, extra=None, limit=LAUNCH_LIMIT_S):
+    """Runs a program to its end, in a session of its own; a hang is killed whole and is an error."""
+    began = time.monotonic()
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               stdin=subprocess.DEVNULL, env=environment(extra), start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # mpirun ends its ranks
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError("no end after %d s: %s" % (limit, " ".join(arguments)))
+    return Ended(process.returncode, output.decode(errors="replace"), time.monotonic() - began)
+
+
+def train_command(program, ranks, run_file, run_dir, sets=()):
+    """ranks 0: alone, without MPI."""
+    launcher = ["mpirun", "-q", "-n", str(ranks), "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "0"]
+    assignments = ["run.dir=" + run_dir, "log.progress=none", *sets]
+    return ((launcher if ranks > 0 else []) + [program, "train", run_file] +
+            [argument for one in assignments for argument in ("--set", one)])
+
+
+def train(program, ranks, run_file, run_dir, sets=(), fault=None, extra=None, limit=LAUNCH_LIMIT_S):
+    extra = dict(extra or {})
+    if fault is not None:
+        extra["REKINDLE_FAULT"] = fault
+    return run(train_command(program, ranks, run_file, run_dir, sets), extra, limit)
+
+
+def digest_of(ended):
+    """The final state_digest that a finished launch printed."""
+    for line in ended.output.splitlines():
+        if "state_digest " in line:
+            return line.split("state_digest ")[1].split()[0]
+    raise AssertionError("no state_digest in: %s" % ended)
+
+
+def metrics(run_dir):
+    """metrics.jsonl without what tells how fast something went."""
+    lines = []
+    with open(os.path.join(run_dir, "metrics.jsonl")) as file:
+        for line in file:
+            one = json.loads(line)
+            one.pop("samples_per_second", None)
+            lines.append(one)
+    return lines
+
+
+class Tally:
+    """What was checked; the test passes when nothing failed and something was checked."""
+
+    def __init__(self):
+        self.passed, self.failed, self.began = 0, [], time.monotonic()
+
+    def check(self, true, what, detail=""):
+        if true:
+            self.passed += 1
+        else:
+            self.failed.append(what)
+            print("FAILED: %s\n%s" % (what, detail), flush=True)
+        return bool(true)
+
+    def finish(self, planned=None):
+        if planned is not None:
+            self.check(self.passed + len(self.failed) == planned,
+                       "%d checks were planned, %d made" % (planned, self.passed + len(self.failed)))
+        print("%d passed, %d failed, %.1f s" % (self.passed, len(self.failed), time.monotonic() - self.began))
+        return 0 if self.passed > 0 and not self.failed else 1
