@@ -88,11 +88,22 @@ typedef struct {
     dnnl_memory_desc_t x, w, y, bias;
 } Formats;
 
-static dnnl_format_tag_t activation_tag(int layout) {
+/* Sixteen channels in nhwc lie in memory as one block of nChw16c: the same bytes under another
+ * name, for which oneDNN has a forward kernel that took 0.4 to 0.85 of the time (avx512, 16→16,
+ * 28×28, N = 64 to 8). Backward is no faster under that name. */
+static bool is_one_block(const Cpu *cpu, const ConvKey *key) {
+    enum { BLOCK = 16 };
+    return cpu->avx512 && key->kind == CONV_FORWARD && key->groups == 1 &&
+           key->channels == BLOCK && key->out_channels == BLOCK &&
+           key->x_layout == LAYOUT_NHWC && key->y_layout == LAYOUT_NHWC;
+}
+
+static dnnl_format_tag_t activation_tag(const Cpu *cpu, const ConvKey *key, int layout) {
+    if (is_one_block(cpu, key)) return dnnl_nChw16c;
     return layout == LAYOUT_NHWC ? dnnl_nhwc : dnnl_nchw;
 }
 
-static Status caller_formats(const ConvKey *key, Formats *out) {
+static Status caller_formats(const Cpu *cpu, const ConvKey *key, Formats *out) {
     dnnl_dims_t x = {key->batch, key->channels, key->height, key->width};
     dnnl_dims_t y = {key->batch, key->out_channels, key->out_height, key->out_width};
     int group_channels = key->channels / key->groups;
@@ -102,9 +113,9 @@ static Status caller_formats(const ConvKey *key, Formats *out) {
                            key->filter_height, key->filter_width};
     dnnl_dims_t bias = {key->out_channels};
     TRY_LIBRARY(dnnl_memory_desc_init_by_tag(&out->x, 4, x, dnnl_f32,
-                                             activation_tag(key->x_layout)));
+                                             activation_tag(cpu, key, key->x_layout)));
     TRY_LIBRARY(dnnl_memory_desc_init_by_tag(&out->y, 4, y, dnnl_f32,
-                                             activation_tag(key->y_layout)));
+                                             activation_tag(cpu, key, key->y_layout)));
     TRY_LIBRARY(
         key->groups == 1
             ? dnnl_memory_desc_init_by_tag(&out->w, 4, w, dnnl_f32, dnnl_oihw)
@@ -218,7 +229,7 @@ static Status prepare(const Cpu *cpu, const Formats *caller,
 
 static Status build(const Cpu *cpu, Convolution *out) {
     Formats caller;
-    TRY(caller_formats(&out->key, &caller));
+    TRY(caller_formats(cpu, &out->key, &caller));
     dnnl_primitive_attr_t attributes;
     TRY(library_attributes(&attributes));
     dnnl_primitive_desc_t description = NULL;

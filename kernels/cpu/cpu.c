@@ -210,6 +210,7 @@ Status cpu_open(const BackendOptions *options, Backend **out) {
     if (cpu == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the cpu device");
     cpu->base.ops = &cpu_ops;
     pthread_mutex_init(&cpu->weights_lock, NULL);
+    cpu->avx512 = strcmp(isa, "avx512") == 0;
     describe(cpu, isa);
     Status status = open_workers(cpu, options->workers);
     if (status != STATUS_OK) {

@@ -74,6 +74,7 @@ enum { WEIGHTS_BUCKETS = 1024 };
 typedef struct {
     Backend base;
     dnnl_engine_t engine;
+    bool avx512; /* pinned to it */
     Worker *workers;
     pthread_mutex_t
         weights_lock; /* guards the table; an entry's content has its own lock */
