@@ -3,6 +3,7 @@
 #include "src/core/rng.h"
 #include "tests/support/test.h"
 
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,6 +188,23 @@ static void sets_apply_in_order_over_the_file(void **state) {
     assert_string_equal(c.run.note, "a: b");
     assert_string_equal(c.data.train.images, "e");
     assert_string_equal(c.resume, "checkpoints/step-000.h5");
+}
+
+static void every_run_file_that_we_ship_is_accepted(void **state) {
+    (void)state;
+    char pattern[1024];
+    const char *end = strstr(__FILE__, "tests/unit/");
+    assert_non_null(end);
+    snprintf(pattern, sizeof pattern, "%.*slaunch/*.yaml", (int)(end - __FILE__), __FILE__);
+    glob_t found;
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_true(found.gl_pathc >= 4);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        Config c;
+        assert_ok(config_load(found.gl_pathv[i], NULL, 0, &c));
+        assert_non_null(strstr(found.gl_pathv[i], c.run.name)); /* each its own directory */
+    }
+    globfree(&found);
 }
 
 /* ---- refusing */
@@ -661,6 +679,7 @@ int main(void) {
         cmocka_unit_test(what_is_not_written_has_its_default),
         cmocka_unit_test(the_run_directory_follows_the_name),
         cmocka_unit_test(sets_apply_in_order_over_the_file),
+        cmocka_unit_test(every_run_file_that_we_ship_is_accepted),
         cmocka_unit_test(wrong_values_are_refused_at_their_place),
         cmocka_unit_test(shapes_other_than_expected_are_refused),
         cmocka_unit_test(lists_and_texts_that_do_not_fit_are_refused),
