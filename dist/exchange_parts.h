@@ -37,7 +37,7 @@ typedef struct {
 /* The part of the sum that `rank` computes; a multiple of UNIT floats. */
 Slice exchange_slice(const Exchange *exchange, int rank);
 
-/* Private memory for `copies` buffers of the reduction's length: nodes first, then the sum.
+/* Private memory for the rank's nodes and the sum.
  * Errors: STATUS_MEMORY, not agreed on */
 Status exchange_open_private(Exchange *exchange);
 
