@@ -208,11 +208,15 @@ static void pruning_never_deletes_the_newest_valid_or_what_was_rejected(void **s
         write_stepped(&run, 1, step);
     flip_bit(&run, 1, 400, 50);
     flip_bit(&run, 1, 300, 50);
+    flip_bit(&run, 1, 100, 50);
+    write_stepped(&run, 1, 50);
     assert_ok(catalog_prune(&owner, 1, 4));
-    assert_string_equal(listed(), "1:400 rejected, 1:300 rejected, 1:200 valid");
+    assert_string_equal(listed(),
+                        "1:400 rejected, 1:300 rejected, 1:200 valid, 1:100 rejected");
     flip_bit(&run, 1, 200, 50);
     assert_ok(catalog_prune(&owner, 1, 5));
-    assert_string_equal(listed(), "1:400 rejected, 1:300 rejected, 1:200 rejected");
+    assert_string_equal(listed(),
+                        "1:400 rejected, 1:300 rejected, 1:200 rejected, 1:100 rejected");
     owner_release(&owner);
 }
 
@@ -235,6 +239,23 @@ static void older_generations_go_only_after_two_commits(void **state) {
     assert_int_not_equal(faccessat(run.directory, "owner.g0001", F_OK, 0), 0);
     assert_int_equal(faccessat(run.directory, "owner.g0002", F_OK, 0), 0);
     assert_ok(owner_check(&owner));
+    owner_release(&owner);
+}
+
+static void older_generations_stay_while_nothing_of_ones_own_is_valid(void **state) {
+    (void)state;
+    Owner owner;
+    launch(&FRESH, &owner);
+    write_stepped(&run, 1, 100);
+    Digest digest = write_stepped(&run, 1, 200);
+    owner_release(&owner);
+    OwnerClaim claim = claim_of(1, 200, digest);
+    launch(&claim, &owner);
+    write_stepped(&run, 2, 300);
+    flip_bit(&run, 2, 300, 50);
+    assert_int_equal(unlinkat(run.directory, "g0002-step-000000000200.h5", 0), 0);
+    assert_ok(catalog_prune(&owner, 3, 9));
+    assert_string_equal(listed(), "2:300 rejected, 1:200 valid, 1:100 valid");
     owner_release(&owner);
 }
 
@@ -303,6 +324,7 @@ int main(void) {
         TEST(pruning_keeps_the_newest_of_its_own),
         TEST(pruning_never_deletes_the_newest_valid_or_what_was_rejected),
         TEST(older_generations_go_only_after_two_commits),
+        TEST(older_generations_stay_while_nothing_of_ones_own_is_valid),
         TEST(a_zombie_deletes_nothing),
         TEST(marked_files_outlive_retention),
         TEST(the_sweep_removes_only_what_dead_launches_left_unfinished),

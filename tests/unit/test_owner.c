@@ -175,6 +175,31 @@ static void the_supervisor_or_the_scheduler_can_vouch(void **state) {
     owner_release(&third);
 }
 
+static void a_taker_that_slept_does_not_fill_a_pruned_gap(void **state) {
+    (void)state;
+    Owner owner;
+    publish_foreign_record(1);
+    pid_t child = fork();
+    if (child == 0) { /* decides on generation 2, then watches launch 1 for a while */
+        bool right = owner_take(run.path, &FRESH, 0.5, &owner) == STATUS_USAGE &&
+                     strstr(status_failure()->what, "launch 3: process") != NULL;
+        _exit(right ? 0 : 1);
+    }
+    usleep(150000);
+    assert_int_equal(setenv("REKINDLE_OWNER_DEAD", "1", 1), 0);
+    assert_ok(owner_take(run.path, &FRESH, 0.0, &owner));
+    owner_release(&owner);
+    assert_ok(owner_take(run.path, &FRESH, 0.0, &owner));
+    assert_int_equal(owner.generation, 3);
+    assert_int_equal(unlinkat(run.directory, "owner.g0002", 0), 0); /* as retention does */
+    int how;
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+    assert_ok(owner_check(&owner));
+    assert_int_not_equal(faccessat(run.directory, "owner.g0002", F_OK, 0), 0);
+    owner_release(&owner);
+}
+
 static void a_damaged_record_counts_as_alive(void **state) {
     (void)state;
     Owner owner;
@@ -334,6 +359,7 @@ int main(void) {
         TEST(another_hosts_owner_is_dead_when_its_heartbeat_stands_still),
         TEST(another_hosts_owner_with_a_heartbeat_lives),
         TEST(the_supervisor_or_the_scheduler_can_vouch),
+        TEST(a_taker_that_slept_does_not_fill_a_pruned_gap),
         TEST(a_damaged_record_counts_as_alive),
         TEST(the_restored_file_is_kept_under_the_own_generation),
         TEST(a_file_of_another_file_system_is_copied),
