@@ -31,8 +31,8 @@ typedef struct {
     CatalogItem *items; /* newest first: generation down, then step down */
     int count;
     int64_t newest_generation; /* highest owner record; 0 for none */
-    int64_t
-        fresh_generation; /* the highest that began from nothing; files before it do not count */
+    /* the highest that began from nothing; files before it do not count */
+    int64_t fresh_generation;
 } Catalog;
 
 /* Lists a run directory (checks names and user blocks; no tensor bytes). A missing directory is an
@@ -69,8 +69,8 @@ typedef struct {
     char restored_from[CATALOG_NAME]; /* empty: fresh start */
     int64_t restored_step;
     Digest restored_digest;
-    char restored_path
-        [1024]; /* where that file lies when not in this directory; empty: here */
+    /* where that file lies when not in this directory; empty: here */
+    char restored_path[1024];
 } OwnerClaim;
 
 /* Takes the next generation. Refused while the newest owner lives: same host and its pid (with the same
