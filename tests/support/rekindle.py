@@ -54,6 +54,9 @@ def write_run_file(folder, data_part, **sections):
         file.write(data_part)
         file.writelines("  %s: %s\n" % pair for pair in sections.pop("data", {}).items())
         for name, keys in sections.items():
+            if not isinstance(keys, dict):
+                file.write("%s: %s\n" % (name, keys))
+                continue
             file.write("%s:\n" % name)
             file.writelines("  %s: %s\n" % pair for pair in keys.items())
     return path
