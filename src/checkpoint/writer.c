@@ -4,6 +4,7 @@
 
 #include "src/checkpoint/plan.h"
 #include "src/checkpoint/userblock.h"
+#include "src/core/fault.h"
 #include "src/core/file.h"
 
 #include <errno.h>
@@ -162,6 +163,7 @@ static Status publish(Save *save, int directory, const char *name, UserBlock *bl
                       save->step, name, (long long)save->plan->bytes, strerror(errno));
     bool created = save->fd >= 0 || strcmp(save->step, "create") != 0;
     if (save->fd >= 0) close(save->fd);
+    fault_point("before_commit");
     if (status == STATUS_OK) status = file_name_and_sync(directory, temp, name);
     if (status != STATUS_OK && created)
         unlinkat(directory, temp, 0); /* the failure stands */
