@@ -3,6 +3,7 @@
 #include "kernels/flat.h"
 
 #include "kernels/element.h"
+#include "kernels/uniforms.h"
 
 #include <assert.h>
 #include <math.h>
@@ -111,12 +112,13 @@ void flat_dropout(Rng rng, uint32_t first_sample, float rate, float *y, const fl
         uint32_t sample = first_sample + (uint32_t)row;
         const float *from = x + row * columns;
         float *to = y + row * columns;
-        for (int64_t e = 0; e < columns; e += 4) {
-            uint32_t words[4];
-            rng_block(rng, sample, (uint32_t)(e / 4), words);
-            for (int64_t i = 0; i < 4 && e + i < columns; i++)
-                to[e + i] =
-                    element_dropout(from[e + i], rng_uniform_from(words[i]), rate, keep);
+        for (int64_t e = 0; e < columns; e += UNIFORMS_GROUP) {
+            float uniform[UNIFORMS_GROUP];
+            uniforms_group(rng, sample, (uint32_t)(e / UNIFORMS_GROUP), uniform);
+            int64_t count = columns - e < UNIFORMS_GROUP ? columns - e : UNIFORMS_GROUP;
+#pragma GCC ivdep /* y may be x */
+            for (int64_t i = 0; i < count; i++)
+                to[e + i] = element_dropout(from[e + i], uniform[i], rate, keep);
         }
     }
 }
