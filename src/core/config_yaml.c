@@ -238,7 +238,7 @@ static Status refuse_unknown(const Reader *reader, const char *path, const Item 
     if (nearest != NULL)
         snprintf(fix, sizeof fix, "did you mean %s?", nearest);
     else
-        snprintf(fix, sizeof fix, "rekindle --help lists the known keys");
+        snprintf(fix, sizeof fix, "rekindle train --help lists the known keys");
     return FAIL(STATUS_USAGE, fix, "%s: %s: unknown key", place, shown);
 }
 
