@@ -135,6 +135,14 @@ Status cpu_conv2d_backward(Backend *self, int worker, const Conv2d *conv, Tensor
                            const Tensor *w);
 void convolution_destroy_all(Worker *worker);
 
+/* ---- image.c */
+
+/* Whether image_weights knows this convolution. */
+bool image_can(const Conv2d *conv, const Tensor *x, const Tensor *dw, const Tensor *dy);
+/* The weights' part of conv2d_backward. */
+Status image_weights(Worker *worker, const Conv2d *conv, Tensor *dw, const Tensor *dy,
+                     const Tensor *x);
+
 /* ---- linear.c */
 Status cpu_linear_forward(Backend *self, int worker, Tensor *y, const Tensor *x,
                           const Tensor *w, const Tensor *b);

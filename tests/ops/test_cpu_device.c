@@ -227,19 +227,21 @@ static void an_unknown_instruction_set_is_refused(void **state) {
 /* Ends the child unless its convolutions agree with the reference's. */
 static void child_checks_convolutions(Backend *backend, Backend *oracle) {
     Backend *both[2] = {oracle, backend};
-    static const int shapes[][5] = {/* samples, channels, size, out channels, filter */
-                                    {4, 1, 12, 6, 5},  {4, 3, 12, 16, 3},
-                                    {4, 6, 9, 16, 5},  {4, 16, 12, 16, 3},
-                                    {2, 24, 7, 40, 3}, {2, 32, 5, 64, 1}};
+    static const int shapes[][6] = {
+        /* samples, channels, size, out channels, filter, stride */
+        {4, 1, 12, 6, 5, 1},   {2, 1, 13, 16, 3, 2}, {2, 1, 9, 40, 7, 1},
+        {3, 1, 7, 21, 1, 1},   {4, 3, 12, 16, 3, 1}, {4, 6, 9, 16, 5, 1},
+        {4, 16, 12, 16, 3, 1}, {2, 24, 7, 40, 3, 2}, {2, 32, 5, 64, 1, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int *s = shapes[i];
         float *got[2][4];
         int64_t counts[4];
         for (int d = 0; d < 2; d++) {
             Backend *b = both[d];
-            Conv2d conv = {1, s[4] / 2, 1};
+            Conv2d conv = {s[5], s[4] / 2, 1};
+            int size = (s[2] + 2 * conv.padding - s[4]) / s[5] + 1;
             Tensor x = tensor_4d(NULL, s[0], s[1], s[2], s[2]);
-            Tensor y = tensor_4d(NULL, s[0], s[3], s[2], s[2]);
+            Tensor y = tensor_4d(NULL, s[0], s[3], size, size);
             Tensor w = tensor_4d(NULL, s[3], s[1], s[4], s[4]);
             Tensor db = ops_canonical(b, tensor_1d(NULL, s[3]));
             x = ops_activation_of(b, x, ops_random(tensor_elements(&x), 1));
