@@ -2,8 +2,9 @@
  * be read beside the formulas. It is the oracle that tests/ops compares other devices with, and a
  * whole device of its own ("device: reference"), slow and deterministic.
  *
- * Every sum runs in double, in the order of the loops as written, and is rounded once: what differs
- * from another device beyond that is the other device's float error. */
+ * Every sum but those of pooling gradients runs in double, in the order of the loops as written, and
+ * is rounded once: what differs
+ * from another device beyond that is the float error of the other. */
 #pragma once
 
 #include "src/backend.h"

@@ -93,6 +93,22 @@ static void every_double_function_keeps_its_bound(void **state) {
     assert_true(worst_cos > 0 && worst_cos <= 2.0);
 }
 
+/* Next to its zeros a cosine is as small as what rounding π lost: every part of π/2 counts. */
+static void cosines_keep_their_bound_next_to_their_zeros(void **state) {
+    (void)state;
+    double worst = 0, worst_float = 0;
+    for (int k = 0; k < 3000; k++) {
+        double x = (double)((k + 0.5L) * 3.14159265358979323846264338L);
+        worst = fmax(worst, ulps(element_cos64(x), cosl((long double)x), 53, -1074));
+        float y = (float)x;
+        worst_float = fmax(worst_float, ulps((double)element_cos(y),
+                                             (long double)cos((double)y), 24, -149));
+    }
+    print_message("  cos64 %.3f, cos %.3f ulp\n", worst, worst_float);
+    assert_true(worst > 0 && worst <= 2.0);
+    assert_true(worst_float > 0 && worst_float <= 1.0);
+}
+
 static void powers_keep_their_bound(void **state) {
     (void)state;
     double worst = 0, worst_float = 0;
@@ -252,6 +268,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_float_function_keeps_its_bound),
         cmocka_unit_test(every_double_function_keeps_its_bound),
+        cmocka_unit_test(cosines_keep_their_bound_next_to_their_zeros),
         cmocka_unit_test(powers_keep_their_bound),
         cmocka_unit_test(whole_powers_agree_with_repeated_products),
         cmocka_unit_test(special_values_are_those_of_libm),

@@ -169,6 +169,15 @@ static void dropout_keeps_what_the_random_function_says(void **state) {
         }
 }
 
+static void an_element_whose_number_equals_the_rate_is_kept(void **state) {
+    Backend *backend = *state;
+    const float x[] = {1, 1, 1, 1, 1, 1};
+    float rate = rng_uniform(mask, 8, 2);
+    Tensor y = ops_activation_of(backend, tensor_2d(NULL, 2, 3), x);
+    assert_ok(backend->ops->dropout(backend, 0, mask, 7, rate, &y, &y));
+    assert_true(ops_get(backend, &y)[5] > 1);
+}
+
 static void dropout_of_rate_zero_changes_nothing(void **state) {
     Backend *backend = *state;
     const float *x = ops_random(33, 1);
@@ -204,6 +213,7 @@ int main(void) {
         OPS_TEST(relu_does_not_hide_a_nan),
         OPS_TEST(addition_is_exactly_rounded_and_may_be_in_place),
         OPS_TEST(dropout_keeps_what_the_random_function_says),
+        OPS_TEST(an_element_whose_number_equals_the_rate_is_kept),
         OPS_TEST(dropout_of_rate_zero_changes_nothing),
         OPS_TEST(dropout_drops_its_rate_of_many),
     };

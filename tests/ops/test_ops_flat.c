@@ -178,7 +178,8 @@ static Result run(Backend *backend, const Case *c, int64_t split) {
 }
 
 /* One parameter's STEPS steps as PyTorch's documentation writes them, in double. */
-static double trained(const Case *c, int64_t at, const float *w0, float *const g[STEPS]) {
+static double trained(const Case *c, int64_t at, const float *w0, float *const g[STEPS],
+                      double *second_moment) {
     const OptimizerPass *p = &c->pass;
     double w = (double)w0[at], m = 0, v = 0, lr = (double)p->lr;
     double decay = (double)p->weight_decay, mu = (double)p->momentum;
@@ -202,6 +203,7 @@ static double trained(const Case *c, int64_t at, const float *w0, float *const g
             w -= lr * gradient;
         }
     }
+    *second_moment = v;
     return w;
 }
 
@@ -211,12 +213,16 @@ static void optimizers_follow_the_formulas_of_pytorch(void **state) {
     for (int i = 0; i < CASES; i++) {
         Result got = run(*state, &cases[i], 0);
         const float *w0 = ops_random(COUNT, 1);
-        float *g[STEPS], *want = ops_host(COUNT);
+        float *g[STEPS], *want = ops_host(COUNT), *want_v = ops_host(COUNT);
         for (uint32_t step = 1; step <= STEPS; step++)
             g[step - 1] = ops_random(COUNT, 10 + step);
-        for (int64_t k = 0; k < COUNT; k++)
-            want[k] = (float)trained(&cases[i], k, w0, g);
+        for (int64_t k = 0; k < COUNT; k++) {
+            double v;
+            want[k] = (float)trained(&cases[i], k, w0, g, &v);
+            want_v[k] = (float)v;
+        }
         ops_assert_near(cases[i].name, got.w, want, COUNT, 2e-6);
+        if (cases[i].adam) ops_assert_near("v", got.v, want_v, COUNT, 2e-6);
         ops_release_all(NULL);
     }
 }
