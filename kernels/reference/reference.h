@@ -3,8 +3,7 @@
  * whole device of its own ("device: reference"), slow and deterministic.
  *
  * Every sum but those of pooling gradients runs in double, in the order of the loops as written, and
- * is rounded once: what differs
- * from another device beyond that is the float error of the other. */
+ * is rounded once: what differs from another device beyond that is the other's float error. */
 #pragma once
 
 #include "src/backend.h"
