@@ -2,10 +2,11 @@
 #include "kernels/cpu/cpu.h"
 
 #include <assert.h>
+#include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
-enum { KERNEL_MAX = 15, CHUNK = 64 };
+enum { KERNEL_MAX = 15, VECTOR = 8 };
 
 /* One side's range of window positions that lie inside the image: offset k is at start + k. */
 typedef struct {
@@ -37,32 +38,28 @@ static Status check_windows(const Pool2d *pool, const Tensor *x, const Tensor *y
     return STATUS_OK;
 }
 
-/* The maximum of one window in `width` channels (at most CHUNK): the first in window order; NaN
- * wins, so that a diverged run is seen. */
-static void max_window(float *restrict y, uint8_t *restrict choice, const float *restrict x,
-                       Window h, Window w, int kernel, int64_t row_stride, int64_t channels,
-                       int64_t width) {
-    float best[CHUNK];
-    int32_t which[CHUNK];
-    for (int64_t i = 0; i < width; i++) {
-        best[i] = -INFINITY;
-        which[i] = (int32_t)(h.begin * kernel + w.begin);
-    }
+/* The maximum of one window in up to 8 channels, whose lanes `mask` turns on: the first in window
+ * order; NaN wins, so that a diverged run is seen. */
+static inline __attribute__((always_inline)) void
+max_window(float *y, uint8_t *choice, const float *x, Window h, Window w, int kernel,
+           int64_t row_stride, int64_t channels, __m256i mask, size_t count) {
+    __m256 best = _mm256_set1_ps(-INFINITY);
+    __m256i which = _mm256_set1_epi32((int)(h.begin * kernel + w.begin));
     for (int64_t r = h.begin; r < h.end; r++)
         for (int64_t s = w.begin; s < w.end; s++) {
-            const float *restrict from =
-                x + (h.start + r) * row_stride + (w.start + s) * channels;
-            int32_t index = (int32_t)(r * kernel + s);
-            for (int64_t i = 0; i < width; i++) {
-                bool better = !(from[i] <= best[i]) && best[i] == best[i];
-                best[i] = better ? from[i] : best[i];
-                which[i] = better ? index : which[i];
-            }
+            const float *from = x + (h.start + r) * row_stride + (w.start + s) * channels;
+            __m256 value = _mm256_maskload_ps(from, mask);
+            __m256 better = _mm256_and_ps(_mm256_cmp_ps(value, best, _CMP_NLE_UQ),
+                                          _mm256_cmp_ps(best, best, _CMP_ORD_Q));
+            best = _mm256_blendv_ps(best, value, better);
+            which = _mm256_blendv_epi8(which, _mm256_set1_epi32((int)(r * kernel + s)),
+                                       _mm256_castps_si256(better));
         }
-    for (int64_t i = 0; i < width; i++) {
-        y[i] = best[i];
-        choice[i] = (uint8_t)which[i];
-    }
+    _mm256_maskstore_ps(y, mask, best);
+    __m128i words =
+        _mm_packus_epi32(_mm256_castsi256_si128(which), _mm256_extracti128_si256(which, 1));
+    uint64_t bytes = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+    memcpy(choice, &bytes, count);
 }
 
 Status cpu_max_pool_forward(Backend *self, int worker, const Pool2d *pool, Tensor *y,
@@ -75,15 +72,21 @@ Status cpu_max_pool_forward(Backend *self, int worker, const Pool2d *pool, Tenso
     TRY(layout_rows_of(mine, SCRATCH_X, x, &from));
     TRY(layout_rows_for(mine, SCRATCH_Y, y, &to));
     int64_t channels = x->shape[1], height = x->shape[2], width = x->shape[3], at = 0;
+    __m256i rest = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(channels % VECTOR)),
+                                      _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     for (int64_t n = 0; n < x->shape[0]; n++)
         for (int64_t oh = 0; oh < y->shape[2]; oh++)
-            for (int64_t ow = 0; ow < y->shape[3]; ow++, at += channels)
-                for (int64_t c = 0; c < channels; c += CHUNK)
-                    max_window(to + at + c, choice + at + c,
-                               from + n * height * width * channels + c,
-                               window_of(pool, oh, height), window_of(pool, ow, width),
-                               pool->kernel, width * channels, channels,
-                               channels - c < CHUNK ? channels - c : CHUNK);
+            for (int64_t ow = 0; ow < y->shape[3]; ow++, at += channels) {
+                const float *sample = from + n * height * width * channels;
+                Window h = window_of(pool, oh, height), w = window_of(pool, ow, width);
+                int64_t c = 0;
+                for (; c + VECTOR <= channels; c += VECTOR)
+                    max_window(to + at + c, choice + at + c, sample + c, h, w, pool->kernel,
+                               width * channels, channels, _mm256_set1_epi32(-1), VECTOR);
+                if (c < channels)
+                    max_window(to + at + c, choice + at + c, sample + c, h, w, pool->kernel,
+                               width * channels, channels, rest, (size_t)(channels - c));
+            }
     layout_rows_store(y, to);
     return STATUS_OK;
 }
