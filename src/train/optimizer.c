@@ -181,8 +181,8 @@ Status optimizer_apply(Optimizer *self, const float *gradient, double norm, int6
         .lr = (float)lr,
         .momentum = (float)config->optimizer.momentum,
         .nesterov = config->optimizer.nesterov,
-        .beta1 = (float)config->optimizer.beta1,
-        .beta2 = (float)config->optimizer.beta2,
+        .beta1 = config->optimizer.beta1,
+        .beta2 = config->optimizer.beta2,
         .epsilon = (float)config->optimizer.epsilon,
         .correction1 = (float)(1.0 - element_pow_int(config->optimizer.beta1, t)),
         .correction2_sqrt =
