@@ -462,6 +462,7 @@ static int verify(const Options *options) {
         code = status == STATUS_OK ? tell_verdict(options, &self, &result) : fail(status);
     bool clean = options->keep == NULL && (identical || self.signal != 0);
     if (made && clean) remove_tree(self.scratch);
+    fflush(stdout);
     if (made && !clean && !identical)
         fprintf(stderr, "both runs are kept in %s; the launches' output: %s\n",
                 self.scratch, self.log);
