@@ -1,5 +1,4 @@
-/* What a verified metadata region says: HDF5 reads it in a sparse image that holds nothing else, and
- * everything that this format does not use is refused. */
+/* What a verified metadata region says: names, types, shapes and places of the datasets. */
 #pragma once
 
 #include "src/checkpoint/checkpoint.h"
@@ -20,7 +19,7 @@ typedef struct {
 /* Lists the datasets of a region whose digest has been checked.
  *
  * Memory:  *out is the caller's (image_destroy); its texts point into `region`
- * Errors:  STATUS_CORRUPT naming file, dataset and reason; STATUS_IO, STATUS_MEMORY */
+ * Errors:  STATUS_CORRUPT naming file, dataset and reason; STATUS_MEMORY */
 Status image_list(const unsigned char *region, const UserBlock *block, const char *name,
                   Image *out);
 void image_destroy(Image *image); /* sets it to nothing */

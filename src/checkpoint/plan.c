@@ -2,6 +2,7 @@
  * metadata region and the offset of every entry. The same registry and texts give the same bytes. */
 #include "src/checkpoint/plan.h"
 
+#include "src/checkpoint/image.h"
 #include "src/checkpoint/scratch.h"
 #include "src/core/file.h"
 
@@ -16,7 +17,8 @@
 static const char *const TEXT_PATHS[] = {"rekindle/identity", "rekindle/config",
                                          "rekindle/lineage"};
 static const char SEGMENTS_PATH[] = "rekindle/segments";
-enum { TEXTS = 3, ATTEMPTS = 64 };
+/* Names stay in their group's header up to this many, HDF5's limit: our reader knows no other place. */
+enum { TEXTS = 3, ATTEMPTS = 64, LINKS_MAX = 65535 };
 
 /* One attempt at a layout: what HDF5 is told, and what came of it. */
 typedef struct {
@@ -57,6 +59,22 @@ static bool path_is_plain(const char *path) {
     }
 }
 
+/* Tells HDF5 how many names a group will hold, so that its header is made in one piece: grown name
+ * by name, thousands of them would take minutes. */
+static int expect_names(const Layout *layout, const char *prefix) {
+    size_t length = strlen(prefix), names = 0, characters = 0;
+    for (int i = 0; i < layout->state->count; i++) {
+        const char *path = layout->state->entries[i].path;
+        if (strncmp(path, prefix, length) != 0 || path[length] != '/') continue;
+        names++;
+        characters += strcspn(path + length + 1, "/");
+    }
+    if (names == 0 || names > LINKS_MAX) return 0;
+    unsigned average = (unsigned)((characters + names - 1) / names);
+    return H5Pset_est_link_info(layout->group_options, (unsigned)names, average) < 0 ? -1
+                                                                                     : 0;
+}
+
 /* Makes the groups above `path`. */
 static int make_groups(const Layout *layout, const char *path) {
     char prefix[STATE_PATH_MAX];
@@ -65,7 +83,7 @@ static int make_groups(const Layout *layout, const char *path) {
         prefix[at - path] = '\0';
         htri_t there = H5Lexists(layout->file, prefix, H5P_DEFAULT);
         if (there > 0) continue;
-        if (there < 0) return -1;
+        if (there < 0 || expect_names(layout, prefix) != 0) return -1;
         hid_t group = H5Gcreate2(layout->file, prefix, H5P_DEFAULT, layout->group_options,
                                  H5P_DEFAULT);
         if (group < 0 || H5Gclose(group) < 0) return -1;
@@ -144,6 +162,8 @@ static Status create_file(Layout *layout, const char *path) {
     bool made = create >= 0 && access >= 0 && layout->dataset_options >= 0 &&
                 layout->group_options >= 0 &&
                 H5Pset_userblock(create, CHECKPOINT_USER_BLOCK) >= 0 &&
+                H5Pset_link_phase_change(create, LINKS_MAX, 0) >= 0 &&
+                H5Pset_link_phase_change(layout->group_options, LINKS_MAX, 0) >= 0 &&
                 H5Pset_obj_track_times(create, false) >= 0 &&
                 H5Pset_obj_track_times(layout->group_options, false) >= 0 &&
                 H5Pset_obj_track_times(layout->dataset_options, false) >= 0 &&
@@ -181,32 +201,25 @@ static bool anything_behind(int fd, int64_t from, int64_t end) {
     return false;
 }
 
-/* Where [offset, +bytes) must lie: small things wholly inside the region, tensors behind it. */
-static bool lies_right(const CheckpointPlan *plan, int64_t offset, size_t bytes,
-                       bool inside) {
-    int64_t region_end = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes;
-    int64_t end = offset + (int64_t)bytes;
-    return inside ? offset >= CHECKPOINT_USER_BLOCK && end <= region_end
-                  : offset >= region_end && offset % CHECKPOINT_PAGE == 0 &&
-                        end <= plan->bytes;
-}
-
-static Status check_places(const Layout *layout, const CheckpointPlan *plan) {
-    bool right = layout->segments == 0 || lies_right(plan, plan->segments_offset,
-                                                     (size_t)layout->segments * 16, true);
-    for (int i = 0; i < TEXTS; i++)
-        right = right && lies_right(plan, layout->text_offsets[i],
-                                    strlen(layout->texts[i]) + 1, true);
-    for (int i = 0; i < plan->count; i++) {
-        const PlanEntry *entry = &plan->entries[i];
-        right = right && lies_right(plan, entry->offset, entry->bytes, i < plan->small);
-        if (i > 0 && entry->offset < entry[-1].offset + (int64_t)entry[-1].bytes)
-            right = false;
-    }
-    return right ? STATUS_OK
-                 : FAIL(STATUS_UNSUPPORTED,
-                        "link with HDF5 1.10, which this layout was made for",
-                        "HDF5 laid the file out in a way that a checkpoint cannot have");
+/* Our own reader must find what HDF5 placed: told now, not when a restore is due. */
+static Status check_readable(const CheckpointPlan *plan) {
+    UserBlock block = {.bytes = plan->bytes, .metadata_bytes = (int64_t)plan->region_bytes};
+    Image image;
+    TRY(image_list(plan->region, &block, "the planned checkpoint", &image));
+    bool same = image.count == plan->count && image.segments == plan->segments &&
+                (image.segments == 0 || image.segments_offset == plan->segments_offset);
+    int64_t region_end = CHECKPOINT_USER_BLOCK + block.metadata_bytes;
+    for (int i = 0; same && i < plan->count; i++)
+        same = image.entries[i].offset == plan->entries[i].offset &&
+               image.entries[i].bytes == plan->entries[i].bytes &&
+               (i < plan->small
+                    ? plan->entries[i].offset < region_end
+                    : plan->entries[i].offset % CHECKPOINT_PAGE == 0); /* for O_DIRECT */
+    image_destroy(&image);
+    return same ? STATUS_OK
+                : FAIL(STATUS_UNSUPPORTED,
+                       "link with HDF5 1.10, which this layout was made for",
+                       "HDF5 laid the file out in a way that a checkpoint cannot have");
 }
 
 /* Reads what HDF5 made and puts the texts in place. */
@@ -223,7 +236,6 @@ static Status take_layout(Layout *layout, int fd, CheckpointPlan *plan) {
     plan->segments = plan_segments(plan->bytes, (int64_t)plan->region_bytes);
     layout->spilled = anything_behind(fd, region_end, info.st_size);
     if (layout->spilled || plan->segments != layout->segments) return STATUS_OK; /* again */
-    TRY(check_places(layout, plan));
     size_t stored = (size_t)(info.st_size < region_end ? info.st_size : region_end);
     plan->region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
     if (plan->region == NULL)
@@ -235,9 +247,10 @@ static Status take_layout(Layout *layout, int fd, CheckpointPlan *plan) {
                      CHECKPOINT_USER_BLOCK) != 0)
         return FAIL(STATUS_IO, NULL, "cannot read the scratch file: %s", strerror(errno));
     for (int i = 0; i < TEXTS; i++)
-        memcpy(plan->region + layout->text_offsets[i] - CHECKPOINT_USER_BLOCK,
-               layout->texts[i], strlen(layout->texts[i]));
-    return STATUS_OK;
+        if (layout->text_offsets[i] + (int64_t)strlen(layout->texts[i]) < region_end)
+            memcpy(plan->region + layout->text_offsets[i] - CHECKPOINT_USER_BLOCK,
+                   layout->texts[i], strlen(layout->texts[i]));
+    return check_readable(plan);
 }
 
 /* One attempt. plan->region stays NULL when the layout must be tried again with other sizes. */
