@@ -3,7 +3,8 @@
  * Invariants
  *  1. A file exists for readers only once its user block is right: format, version, checksum,
  *     length, and the digest of the metadata region.
- *  2. Nothing reaches the HDF5 library before its digest has been checked.
+ *  2. Nothing is used before its digest has been checked, and nothing that was read is ever given to
+ *     the HDF5 library: it lays files out, our own bounded parser reads them.
  *  3. A tensor's bytes count only after their segment's digest was checked; a restored state counts
  *     only after its state_digest was compared with the user block's.
  *  4. A name appears by a rename that never replaces, after fsync and a checked close; the directory
@@ -69,7 +70,7 @@ Status checkpoint_write(const CheckpointPlan *plan, const State *state, int dire
  * Errors: STATUS_CORRUPT or STATUS_IO naming file, offset and reason */
 Status checkpoint_read_user_block(int directory, const char *name, UserBlock *out);
 
-/* ---- reading: verify the region, learn names, shapes and offsets from a sparse image, then stream */
+/* ---- reading: verify the region, learn names, shapes and offsets from it, then stream */
 typedef struct CheckpointReader CheckpointReader;
 
 typedef struct {

@@ -1,5 +1,5 @@
-/* Short-lived files in memory for HDF5: it lays files out and reads images there, and never comes
- * near the real disk. */
+/* Short-lived files in memory for HDF5: it lays files out there, and never comes near the real
+ * disk. */
 #pragma once
 
 #include "src/core/status.h"

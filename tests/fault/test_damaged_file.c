@@ -1,14 +1,13 @@
 /* Damages a checkpoint in every way that a disk can: each single bit, each length, and a hundred
- * thousand random wounds. A reader must refuse the file or give exactly the original state. */
+ * thousand random wounds; and as an attacker can, who signs the damaged metadata anew. A reader must
+ * refuse the file or give exactly the original state. */
 #include "tests/support/checkpoint_state.h"
 #include "tests/support/test.h"
 
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
-/* Its one large tensor fills a page: wounds in tensors are the slow ones, found only after HDF5 has
- * read the region. */
-enum { RANDOM_DAMAGES = 100000, LARGEST_SUBJECT = 64 << 10 };
+enum { RANDOM_DAMAGES = 100000, SIGNED_DAMAGES = 100000, LARGEST_SUBJECT = 64 << 10 };
 static const char NAME[] = "a.h5";
 
 /* The checkpoint under test: on a file system in memory, with a sound copy to heal it. */
@@ -203,12 +202,68 @@ static void no_random_damage_is_silent(void **unused) {
     the_sound_file_is_restored(NULL);
 }
 
+/* Changes up to four places of the metadata region, where most bytes are zero: bits, whole bytes,
+ * ones, and pieces of the region itself, which make wrong things look right. */
+static void wound_metadata(Rng rng, uint32_t sample, char *copy, uint32_t region) {
+    uint32_t wounds = 1 + rng_below(rng, sample, 0, 4);
+    for (uint32_t i = 1; i <= wounds; i++) {
+        uint32_t lane = 64 * i, at;
+        do
+            at = CHECKPOINT_USER_BLOCK + rng_below(rng, sample, lane++, region - 64);
+        while (copy[at] == 0 && lane % 64 < 40);
+        uint32_t from =
+            CHECKPOINT_USER_BLOCK + rng_below(rng, sample, lane + 1, region - 64);
+        uint32_t length = 1 + rng_below(rng, sample, lane + 2, 32);
+        switch (rng_below(rng, sample, lane + 3, 4)) {
+        case 0:
+            copy[at] = (char)(copy[at] ^ 1 << rng_below(rng, sample, lane + 4, 8));
+            break;
+        case 1:
+            copy[at] = (char)rng_word(rng, sample, lane + 4);
+            break;
+        case 2:
+            memset(copy + at, 0xff, length);
+            break;
+        default:
+            memmove(copy + at, copy + from, length);
+        }
+    }
+}
+
+/* An attacker signs what he has damaged: the parser itself must stand. What opens may differ from the
+ * original, but what is restored may not: its digest tells. */
+static void no_signed_damage_of_the_metadata_harms(void **unused) {
+    (void)unused;
+    char *copy = malloc(subject.bytes);
+    assert_non_null(copy);
+    UserBlock block;
+    assert_ok(userblock_decode(subject.sound, NAME, &block));
+    size_t signed_bytes = CHECKPOINT_USER_BLOCK + (size_t)block.metadata_bytes;
+    Rng rng = rng_at(3, RNG_TEST, 3, 0);
+    for (uint32_t i = 0; i < SIGNED_DAMAGES; i++) {
+        memcpy(copy, subject.sound, signed_bytes);
+        wound_metadata(rng, i, copy, (uint32_t)block.metadata_bytes);
+        block.metadata_digest =
+            digest_of(copy + CHECKPOINT_USER_BLOCK, (size_t)block.metadata_bytes);
+        assert_ok(userblock_encode(&block, copy));
+        put(copy, signed_bytes, 0);
+        examine("signed damage", i);
+    }
+    heal(0, signed_bytes);
+    free(copy);
+    assert_int_equal(counted.injected, SIGNED_DAMAGES);
+    assert_true(counted.refused > SIGNED_DAMAGES / 4 && counted.harmless > 0);
+    report("signed damages");
+    the_sound_file_is_restored(NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_sound_file_is_restored),
         cmocka_unit_test(every_flipped_bit_is_refused),
         cmocka_unit_test(every_other_length_is_refused),
         cmocka_unit_test(no_random_damage_is_silent),
+        cmocka_unit_test(no_signed_damage_of_the_metadata_harms),
     };
     return cmocka_run_group_tests(tests, prepare, clean_up);
 }
