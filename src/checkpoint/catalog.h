@@ -71,6 +71,9 @@ typedef struct {
     Digest restored_digest;
     /* where that file lies when not in this directory; empty: here */
     char restored_path[1024];
+    /* this launch may save that very step once more, with an evaluation that was cut short: its name
+     * under the own generation stays free for that */
+    bool saved_anew;
 } OwnerClaim;
 
 /* Takes the next generation. Refused while the newest owner lives: same host and its pid (with the same

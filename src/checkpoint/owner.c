@@ -175,7 +175,7 @@ Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
         memcpy(owner.restored_from, claim->restored_from, sizeof owner.restored_from);
         owner.restored_step = claim->restored_step;
         owner.restored_digest = claim->restored_digest;
-        taken = keep_restored(&owner, claim->restored_path);
+        if (!claim->saved_anew) taken = keep_restored(&owner, claim->restored_path);
         if (taken != STATUS_OK) {
             Failure first = *status_failure();
             owner_release(&owner);

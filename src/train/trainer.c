@@ -146,10 +146,21 @@ static Status write_config(const Trainer *self) {
     return status;
 }
 
+/* At each boundary where one is configured, once. Due right after a restore: a stop cut it short. */
+static bool evaluation_is_due(const Trainer *self) {
+    const Scalars *at = &self->base.scalars;
+    int64_t every = self->base.config->train.evaluate_every_steps;
+    if (self->evaluator == NULL || *at->step == 0 || *at->evaluated_step == *at->step)
+        return false;
+    if (*at->step == *at->total_steps) return true;
+    return every > 0 ? *at->step % every == 0 : *at->position == 0;
+}
+
 /* Rank 0 takes the run directory for this launch. */
 static Status own_directory(Trainer *self) {
     const RestoreResult *restored = &self->base.restored;
     OwnerClaim claim = restore_claim(restored);
+    claim.saved_anew = evaluation_is_due(self) && restored->path[0] == '\0';
     TRY(owner_take(self->base.config->run.dir, &claim, 5.0, &self->owner));
     self->owned = true;
     catalog_sweep(&self->owner);
@@ -389,15 +400,6 @@ static void report_step(Trainer *self, const StepResult *result) {
 }
 
 /* ---- a boundary */
-
-static bool evaluation_is_due(const Trainer *self) {
-    const Scalars *at = &self->base.scalars;
-    int64_t every = self->base.config->train.evaluate_every_steps;
-    if (self->evaluator == NULL || *at->step == 0 || *at->evaluated_step == *at->step)
-        return false;
-    if (*at->step == *at->total_steps) return true;
-    return every > 0 ? *at->step % every == 0 : *at->position == 0;
-}
 
 static Status evaluate(Trainer *self, uint32_t *bits) {
     Scalars *at = &self->base.scalars;
