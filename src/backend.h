@@ -98,8 +98,9 @@ typedef struct {
                               const Tensor *dy, const Tensor *x, const Tensor *w);
 
     /* ---- batch norm. mean, inverse_std (C): saved for backward. statistics: batch mean and
-     * *unbiased* variance (C each), which the step averages over shards into the running ones.
-     * y may be x's memory only in inference. One value a channel has no variance: refused. */
+     * *unbiased* variance (C each), which the step averages over shards into the running ones. A
+     * channel of one value (an epoch's last shards) has variance 0 and y = beta (+ residual).
+     * y may be x's memory only in inference. */
     Status (*batch_norm_forward)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
                                  const Tensor *x, Tensor *mean, Tensor *inverse_std,
                                  Tensor *batch_mean, Tensor *batch_variance);

@@ -180,9 +180,7 @@ Status cpu_batch_norm_forward(Backend *self, int worker, const BatchNorm *norm, 
                               Tensor *batch_mean, Tensor *batch_variance) {
     Worker *mine = cpu_worker(self, worker);
     int64_t rows = rows_of(x), channels = channels_of(x);
-    if (rows < 2)
-        return FAIL(STATUS_USAGE, "use a larger train.batch or fewer train.shards",
-                    "batch norm of one value a channel: it has no variance");
+    double freedom = rows > 1 ? (double)(rows - 1) : 1.0; /* one value: its variance is 0 */
     const float *from;
     TRY(layout_rows_of(mine, SCRATCH_X, x, &from));
     Moments *moments;
@@ -195,7 +193,7 @@ Status cpu_batch_norm_forward(Backend *self, int worker, const BatchNorm *norm, 
         inverse_std->data[c] =
             (float)(1.0 / __builtin_sqrt(variance + (double)norm->epsilon));
         batch_mean->data[c] = mean->data[c];
-        batch_variance->data[c] = (float)(squares / (double)(rows - 1));
+        batch_variance->data[c] = (float)(squares / freedom);
     }
     return normalize_tensor(mine, norm, y, from, mean->data, inverse_std->data);
 }

@@ -41,9 +41,7 @@ Status reference_batch_norm_forward(Backend *self, int worker, const BatchNorm *
     (void)self, (void)worker;
     Extents e = extents_of(x);
     int64_t count = e.n * e.plane;
-    if (count < 2)
-        return FAIL(STATUS_USAGE, "use a larger train.batch or fewer train.shards",
-                    "batch norm of one value a channel: it has no variance");
+    double freedom = count > 1 ? (double)(count - 1) : 1.0;
     for (int64_t c = 0; c < e.channels; c++) {
         double sum = 0.0, squares = 0.0;
         for (int64_t n = 0; n < e.n; n++)
@@ -59,7 +57,7 @@ Status reference_batch_norm_forward(Backend *self, int worker, const BatchNorm *
         mean->data[c] = (float)centre;
         inverse_std->data[c] = (float)(1.0 / sqrt(variance + (double)norm->epsilon));
         batch_mean->data[c] = (float)centre;
-        batch_variance->data[c] = (float)(squares / (double)(count - 1));
+        batch_variance->data[c] = (float)(squares / freedom);
         normalise(&e, norm, y->data, x->data, c, mean->data[c], inverse_std->data[c]);
     }
     return STATUS_OK;

@@ -3,6 +3,7 @@
 
 #include "src/model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
