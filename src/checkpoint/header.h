@@ -1,5 +1,5 @@
 /* HDF5's object headers, as far as a checkpoint uses them (HDF5 file format specification 3.0,
- * sections II.A.2, IV.A.1.b and IV.A.2): superblock 2, headers of version 2, links kept in their
+ * sections II.A, IV.A.1.b and IV.A.2): superblock 2, headers of version 2, links kept in their
  * group's header, contiguous storage, four number types and fixed-length text.
  *
  * HDF5 1.10 corrupts its heap on many damaged headers (measured), and whoever can write a file can
