@@ -30,7 +30,8 @@ typedef struct {
 } Conv2d;
 
 typedef struct {
-    int kernel, stride, padding; /* square windows; output size rounds down, as PyTorch's default */
+    int kernel, stride,
+        padding; /* square windows; output size rounds down, as PyTorch's default */
 } Pool2d;
 
 /* Batch norm over N, H, W of one shard (rank 4 or rank 2 input), with what usually follows it:
@@ -45,22 +46,30 @@ typedef struct {
 /* One optimizer pass over `count` consecutive floats of the arenas. All rates are already those of
  * this step. g is multiplied by gradient_scale first (clipping). */
 typedef struct {
-    float *w, *m;   /* parameters; momentum, or first moment (NULL for SGD without momentum) */
-    float *v;       /* second moment (Adam, AdamW) or NULL */
+    float *w,
+        *m;   /* parameters; momentum, or first moment (NULL for SGD without momentum) */
+    float *v; /* second moment (Adam, AdamW) or NULL */
     const float *g; /* reduced gradient */
     int64_t count;
     float gradient_scale, lr, weight_decay;
     float momentum; /* SGD: m = momentum·m + g; w −= lr·m (nesterov: lr·(g + momentum·m)) */
     bool nesterov;
-    double beta1, beta2;    /* Adam, as PyTorch's; double, since 1 − beta in float loses digits */
-    float epsilon;          /* outside of the root */
+    double beta1,
+        beta2;     /* Adam, as PyTorch's; double, since 1 − beta in float loses digits */
+    float epsilon; /* outside of the root */
     float correction1;      /* 1 − beta1^t */
     float correction2_sqrt; /* sqrt(1 − beta2^t) */
-    bool decoupled;              /* AdamW: w −= lr·weight_decay·w first; else g += weight_decay·w */
+    bool decoupled; /* AdamW: w −= lr·weight_decay·w first; else g += weight_decay·w */
 } OptimizerPass;
 
 /* What one shard's classification adds to the step's sums; exact integers in float. */
-enum { METRIC_LOSS = 0, METRIC_CORRECT = 1, METRIC_TOP5 = 2, METRIC_COUNT = 3, METRICS = 16 };
+enum {
+    METRIC_LOSS = 0,
+    METRIC_CORRECT = 1,
+    METRIC_TOP5 = 2,
+    METRIC_COUNT = 3,
+    METRICS = 16
+};
 
 typedef struct {
     const char *name; /* "cpu", "reference", "cuda": shown in logs and errors */
@@ -70,7 +79,8 @@ typedef struct {
     void (*release)(Backend *self, void *memory); /* NULL is allowed */
     Status (*copy_in)(Backend *self, void *device, const void *host, size_t bytes);
     Status (*copy_out)(Backend *self, void *host, const void *device, size_t bytes);
-    Status (*finish)(Backend *self, int worker); /* all queued work of the worker is visible */
+    Status (*finish)(Backend *self,
+                     int worker); /* all queued work of the worker is visible */
 
     /* ---- layout. Chooses tensor->layout for an activation of tensor->shape (by shape alone, so
      * that all operations agree) and gives the bytes that its data needs. Rank 2 is canonical. */
@@ -101,18 +111,20 @@ typedef struct {
      * *unbiased* variance (C each), which the step averages over shards into the running ones. A
      * channel of one value (an epoch's last shards) has variance 0 and y = beta (+ residual).
      * y may be x's memory only in inference. */
-    Status (*batch_norm_forward)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
-                                 const Tensor *x, Tensor *mean, Tensor *inverse_std,
-                                 Tensor *batch_mean, Tensor *batch_variance);
-    Status (*batch_norm_inference)(Backend *self, int worker, const BatchNorm *norm, Tensor *y,
-                                   const Tensor *x, const Tensor *running_mean,
+    Status (*batch_norm_forward)(Backend *self, int worker, const BatchNorm *norm,
+                                 Tensor *y, const Tensor *x, Tensor *mean,
+                                 Tensor *inverse_std, Tensor *batch_mean,
+                                 Tensor *batch_variance);
+    Status (*batch_norm_inference)(Backend *self, int worker, const BatchNorm *norm,
+                                   Tensor *y, const Tensor *x, const Tensor *running_mean,
                                    const Tensor *running_variance);
     /* y: the forward's result (for relu). dresidual: NULL unless norm->residual; gets dy·[y>0].
      * dx may be dy's memory. */
-    Status (*batch_norm_backward)(Backend *self, int worker, const BatchNorm *norm, Tensor *dx,
-                                  Tensor *dgamma, Tensor *dbeta, Tensor *dresidual,
-                                  const Tensor *dy, const Tensor *y, const Tensor *x,
-                                  const Tensor *mean, const Tensor *inverse_std);
+    Status (*batch_norm_backward)(Backend *self, int worker, const BatchNorm *norm,
+                                  Tensor *dx, Tensor *dgamma, Tensor *dbeta,
+                                  Tensor *dresidual, const Tensor *dy, const Tensor *y,
+                                  const Tensor *x, const Tensor *mean,
+                                  const Tensor *inverse_std);
 
     /* ---- elementwise. In place (y = x, dx = dy) is allowed. */
     Status (*relu_forward)(Backend *self, int worker, Tensor *y, const Tensor *x);
@@ -158,7 +170,8 @@ typedef struct {
                     float rate, float scale);
     /* Sum of squares in double, in one fixed order; not finite when an element is not. Host result:
      * waits for the worker. */
-    Status (*sum_squares)(Backend *self, int worker, const float *x, int64_t count, double *out);
+    Status (*sum_squares)(Backend *self, int worker, const float *x, int64_t count,
+                          double *out);
     Status (*sgd)(Backend *self, int worker, const OptimizerPass *pass);
     Status (*adam)(Backend *self, int worker, const OptimizerPass *pass);
 
@@ -169,12 +182,14 @@ typedef struct {
 struct Backend {
     const BackendOps *ops;
     int workers;
-    char kind[160]; /* device kind: what bits depend on, e.g. "cpu avx2 onednn-2.6.3 rekindle-1" */
+    char kind
+        [160]; /* device kind: what bits depend on, e.g. "cpu avx2 onednn-2.6.3 rekindle-1" */
 };
 
 typedef struct {
     int workers;
-    const char *isa; /* CPU: instruction set to pin to, as recorded by the run's first launch
+    const char
+        *isa; /* CPU: instruction set to pin to, as recorded by the run's first launch
                         ("avx2", "avx512"); NULL: the best of this processor */
 } BackendOptions;
 

@@ -16,12 +16,12 @@ typedef enum { REDUCTION_EXACT, REDUCTION_FAST } ReductionMode;
 
 /* Bits that ranks tell each other once a step (or-ed over ranks): the control word. */
 typedef enum {
-    CONTROL_STOP = 1 << 0,         /* a rank got SIGTERM or SIGUSR1 */
-    CONTROL_SAVE = 1 << 1,         /* a rank got SIGUSR2 */
-    CONTROL_FAILED = 1 << 2,       /* a rank failed locally: agree next, to learn its text */
-    CONTROL_SAVE_FAILED = 1 << 3,  /* the save that was in flight failed */
-    CONTROL_COMMITTED = 1 << 4,    /* the save that was in flight is durable */
-    CONTROL_LOST_OWNER = 1 << 5,   /* the run directory has another owner now */
+    CONTROL_STOP = 1 << 0,        /* a rank got SIGTERM or SIGUSR1 */
+    CONTROL_SAVE = 1 << 1,        /* a rank got SIGUSR2 */
+    CONTROL_FAILED = 1 << 2,      /* a rank failed locally: agree next, to learn its text */
+    CONTROL_SAVE_FAILED = 1 << 3, /* the save that was in flight failed */
+    CONTROL_COMMITTED = 1 << 4,   /* the save that was in flight is durable */
+    CONTROL_LOST_OWNER = 1 << 5,  /* the run directory has another owner now */
 } ControlBits;
 
 /* A rank's share of the shards: [first, first + count). Contiguous, in rank order, sizes differ by
@@ -54,8 +54,8 @@ typedef struct {
     /* Makes the buffers of a repeated reduction of `length` floats (a multiple of 16) over V shards.
      * The calling rank contributes the maximal tree nodes inside its shard range (see src/core/tree.h):
      * one buffer each. Collective. Memory: the reduction's, until reduction_close. */
-    Status (*reduction_open)(Collective *self, ReductionMode mode, int shards, int64_t length,
-                             Reduction **out);
+    Status (*reduction_open)(Collective *self, ReductionMode mode, int shards,
+                             int64_t length, Reduction **out);
 
     /* Sums all nodes over all ranks, in the one canonical order (exact), into reduction->sum.
      * `present`: V bytes, 1 for shards that are not empty in this step, the same on each rank; an
@@ -73,18 +73,18 @@ typedef struct {
 struct Collective {
     const CollectiveOps *ops;
     int rank, size;
-    int hosts;           /* distinct hosts in the launch */
-    char host[64];       /* this rank's */
+    int hosts;     /* distinct hosts in the launch */
+    char host[64]; /* this rank's */
 };
 
 struct Reduction {
     ShardRange mine;
     int shards;
     int64_t length;
-    int node_count;        /* maximal nodes inside `mine`, left to right; 0 only if it is empty */
+    int node_count; /* maximal nodes inside `mine`, left to right; 0 only if it is empty */
     struct {
-        int first, end;    /* shards [first, end) */
-        float *data;       /* length floats, 64-byte aligned */
+        int first, end; /* shards [first, end) */
+        float *data;    /* length floats, 64-byte aligned */
     } nodes[64];
-    const float *sum;      /* length floats, 64-byte aligned; the same on each rank */
+    const float *sum; /* length floats, 64-byte aligned; the same on each rank */
 };
