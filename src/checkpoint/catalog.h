@@ -94,7 +94,8 @@ void owner_heartbeat(Owner *owner);
 void owner_release(Owner *owner);
 
 /* ---- retention: after a commit. Keeps the newest `keep_last` of the own generation; deletes only
- * names of its own, and older generations' files only after two commits of its own (`commits`).
+ * names of its own, and of older generations all after two commits of its own (`commits`), before that
+ * what lies beyond their newest `keep_last`.
  * Ranks: local; rank 0. Errors: STATUS_IO (reported, never fatal) */
 Status catalog_prune(const Owner *owner, int keep_last, int commits);
 
@@ -102,5 +103,5 @@ Status catalog_prune(const Owner *owner, int keep_last, int commits);
  * and so that retention leaves the file alone. Only the owner calls it. Failing is harmless. */
 void catalog_mark_rejected(const Owner *owner, const char *name, const char *reason);
 
-/* Removes hidden temporaries of dead launches. Only the owner calls it. */
+/* Removes hidden temporaries of dead launches. Only the owner calls it, before its first save. */
 void catalog_sweep(const Owner *owner);

@@ -33,6 +33,7 @@ static Status copy_file(int from_directory, const char *from, int directory,
                         const char *name) {
     char temp[NAME_MAX + 1];
     uint64_t random = 0;
+    bool created = false;
     int in = -1, out = -1;
     char *buffer = NULL;
     const char *step = "name a copy of";
@@ -49,6 +50,7 @@ static Status copy_file(int from_directory, const char *from, int directory,
     out =
         openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (out < 0) goto failed;
+    created = true;
     step = "copy";
     for (off_t at = 0; at < about.st_size;) {
         size_t count = about.st_size - at < COPY_BYTES ? (size_t)(about.st_size - at)
@@ -73,10 +75,8 @@ static Status copy_file(int from_directory, const char *from, int directory,
 failed:;
     int error = errno;
     if (in >= 0) close(in);
-    if (out >= 0) {
-        close(out);
-        unlinkat(directory, temp, 0);
-    }
+    if (out >= 0) close(out);
+    if (created) unlinkat(directory, temp, 0);
     free(buffer);
     return FAIL(STATUS_IO, file_fix_for(error), "cannot %s %s: %s", step, from,
                 strerror(error));
@@ -108,6 +108,16 @@ static Status refuse(const OwnerRecord *live, const char *run_dir, const char *w
                 (long long)live->generation, why);
 }
 
+/* Is the generation another process's? A faster taker sweeps our temporary away, and then our failure
+ * to name it only says that we lost. */
+static bool is_taken(const Owner *owner, const OwnerRecord *self) {
+    OwnerRecord there;
+    owner_read(owner->directory, owner->generation, &there);
+    return there.readable &&
+           (there.pid != self->pid || there.pid_start != self->pid_start ||
+            strcmp(there.host, self->host) != 0);
+}
+
 /* Publishes the next generation's record. STATUS_EXISTS: another taker was faster. */
 static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s) {
     Listing listing;
@@ -137,7 +147,11 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
     owner_name(owner->generation, "", name);
     Status published = file_publish(owner->directory, name, text, strlen(text));
     free(text);
-    if (published != STATUS_OK) return published;
+    if (published != STATUS_OK) {
+        Failure cause = *status_failure();
+        if (is_taken(owner, &self)) return STATUS_EXISTS;
+        return status_adopt(&cause);
+    }
 
     Status mine = owner_check(owner);
     if (mine == STATUS_OK) return STATUS_OK;

@@ -3,7 +3,9 @@
  * Invariants
  *  1. The newest valid file of the own generation always stays; without one nothing is deleted.
  *  2. Of the own generation only valid files beyond `keep_last` go.
- *  3. Other generations' files go only if they are older than ours and we committed twice.
+ *  3. Other generations' files go only if they are older than ours: all once we committed twice, and
+ *     before that those beyond the newest `keep_last`, so that launches which are killed again and
+ *     again do not fill the disk.
  *  4. What was rejected or marked stays: it is evidence, and only people may throw it away. */
 #include "src/checkpoint/catalog.h"
 
@@ -44,26 +46,27 @@ static Status delete_older_records(const Owner *owner) {
 
 static Status prune(const Owner *owner, const Catalog *catalog, int keep_last,
                     int commits) {
-    int kept = 0, keep = keep_last < 1 ? 1 : keep_last;
-    int first_to_go = catalog->count, first_older = catalog->count;
+    bool older_go = commits >= COMMITS_BEFORE_OLDER_GO;
+    int keep = keep_last < 1 ? 1 : keep_last, keep_older = older_go ? 0 : keep;
+    int own = 0, older = 0;
+    /* the first item beyond what is kept, of ours and of older generations */
+    int own_end = catalog->count, older_end = catalog->count;
     for (int i = 0; i < catalog->count; i++) {
         const CatalogItem *item = &catalog->items[i];
         if (item->generation > owner->generation)
             continue; /* owner_check would have told */
-        if (item->generation < owner->generation) {
-            first_older = i;
-            break;
-        }
+        bool ours = item->generation == owner->generation;
+        if (!ours && older == keep_older && older_end == catalog->count) older_end = i;
         if (item->verdict != CHECKPOINT_VALID || item->marked) continue;
-        if (++kept == keep) first_to_go = i + 1;
+        if (ours && ++own == keep) own_end = i + 1;
+        older += !ours;
     }
-    if (kept == 0) return STATUS_OK;
-    bool older_go = commits >= COMMITS_BEFORE_OLDER_GO;
+    if (own == 0) return STATUS_OK;
     /* oldest first: whatever moment ends this, the newest are still there */
     for (int i = catalog->count - 1; i >= 0; i--) {
         const CatalogItem *item = &catalog->items[i];
         if (item->verdict == CHECKPOINT_REJECTED || item->marked) continue;
-        if (i >= first_older ? older_go : i >= first_to_go)
+        if (i >= (item->generation == owner->generation ? own_end : older_end))
             TRY(delete_name(owner->directory, item->name));
     }
     return older_go ? delete_older_records(owner) : STATUS_OK;
@@ -104,8 +107,8 @@ void catalog_sweep(const Owner *owner) {
     if (listing_read(owner->directory, &listing) != STATUS_OK) return;
     for (int i = 0; i < listing.count; i++) {
         const Listed *name = &listing.names[i];
-        /* our own generation's may belong to a taker that is losing just now */
-        if (name->kind == LISTED_TEMPORARY && name->generation < owner->generation)
+        /* we have none yet; of our generation there may be those of takers that lost against us */
+        if (name->kind == LISTED_TEMPORARY && name->generation <= owner->generation)
             unlinkat(owner->directory, name->name, 0);
     }
     listing_free(&listing);

@@ -1,6 +1,7 @@
 /* The system calls behind files that appear whole and durable, or not at all. */
 #include "src/core/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -170,6 +171,26 @@ Status file_publish(int directory, const char *name, const void *data, size_t si
 
 Status file_replace(int directory, const char *name, const void *data, size_t size) {
     return publish(directory, name, data, size, REPLACE_ATOMICALLY);
+}
+
+void file_sweep(int directory, const char *name) {
+    int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    if (stream == NULL) {
+        if (fd >= 0) close(fd);
+        return;
+    }
+    size_t length = strlen(name);
+    for (const struct dirent *found; (found = readdir(stream)) != NULL;) {
+        const char *text = found->d_name;
+        /* .NAME.0123456789abcdef.tmp */
+        if (text[0] == '.' && strncmp(text + 1, name, length) == 0 &&
+            strlen(text) == length + 22 && text[length + 1] == '.' &&
+            strspn(text + length + 2, "0123456789abcdef") == 16 &&
+            strcmp(text + length + 18, ".tmp") == 0)
+            unlinkat(directory, text, 0);
+    }
+    closedir(stream);
 }
 
 Status file_name_and_sync(int directory, const char *temp, const char *name) {

@@ -18,6 +18,10 @@ Status file_publish(int directory, const char *name, const void *data, size_t si
 /* Like file_publish, but an existing `name` is replaced atomically. Errors: STATUS_IO */
 Status file_replace(int directory, const char *name, const void *data, size_t size);
 
+/* Removes the hidden temporaries that killed publications of `name` left behind. Call it only where no
+ * other process may be publishing it. What cannot be removed stays: it is only litter */
+void file_sweep(int directory, const char *name);
+
 /* The last steps of a publication, for a file written elsewhere: gives the synced and closed file
  * `temp` its name without replacing (renameat2 RENAME_NOREPLACE; where that gives EINVAL, link and
  * unlink, and EEXIST with our own inode is success), then syncs the directory. Errors: STATUS_IO,

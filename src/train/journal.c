@@ -36,6 +36,7 @@ static size_t keep_lines(char *text, int64_t step) {
 }
 
 static Status rewind_metrics(int directory, int64_t step) {
+    file_sweep(directory, "metrics.jsonl");
     if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0) return STATUS_OK;
     char *text;
     size_t size;
@@ -69,6 +70,9 @@ Status journal_open(const char *run_dir, int64_t step, Journal **out) {
         status = open_lines(self->directory, "metrics.jsonl", &self->metrics);
     if (status == STATUS_OK)
         status = open_lines(self->directory, "ledger.jsonl", &self->ledger);
+    if (status == STATUS_OK && fsync(self->directory) != 0 && errno != EINVAL)
+        status = FAIL(STATUS_IO, file_fix_for(errno), "cannot sync run.dir %s: %s", run_dir,
+                      strerror(errno));
     if (status != STATUS_OK) {
         journal_close(self);
         return status;

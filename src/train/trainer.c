@@ -140,6 +140,7 @@ static Status write_config(const Trainer *self) {
     if (directory < 0)
         return FAIL(STATUS_IO, "check run.dir", "cannot open run.dir %s",
                     self->base.config->run.dir);
+    file_sweep(directory, "config.yaml");
     Status status = file_replace(directory, "config.yaml", self->config_yaml,
                                  strlen(self->config_yaml));
     close(directory);

@@ -242,6 +242,22 @@ static void older_generations_go_only_after_two_commits(void **state) {
     owner_release(&owner);
 }
 
+static void launches_killed_after_one_commit_each_do_not_fill_the_disk(void **state) {
+    (void)state;
+    Owner owner;
+    OwnerClaim claim = FRESH;
+    Digest digest = {0, 0};
+    for (int64_t generation = 1; generation <= 6; generation++) {
+        if (generation > 1)
+            claim = claim_of(generation - 1, 100 * (generation - 1), digest);
+        launch(&claim, &owner);
+        digest = write_stepped(&run, generation, 100 * generation);
+        assert_ok(catalog_prune(&owner, 2, 1));
+        owner_release(&owner);
+    }
+    assert_string_equal(listed(), "6:600 valid, 6:500 valid, 5:500 valid, 5:400 valid");
+}
+
 static void older_generations_stay_while_nothing_of_ones_own_is_valid(void **state) {
     (void)state;
     Owner owner;
@@ -294,7 +310,8 @@ static void the_sweep_removes_only_what_dead_launches_left_unfinished(void **sta
     static const char *const names[] = {
         ".g0001-step-000000000100.h5.00ff.tmp", /* goes */
         ".owner.g0001.00ff.tmp",                /* goes */
-        ".g0002-step-000000000100.h5.00ff.tmp", /* a losing taker's, perhaps */
+        ".owner.g0002.00ff.tmp",                /* goes: of a taker that lost or died */
+        ".owner.g0003.00ff.tmp",                /* a successor's, perhaps */
         ".g0001-notes",                         /* not ours */
         "g0001-notes.tmp",
     };
@@ -305,7 +322,7 @@ static void the_sweep_removes_only_what_dead_launches_left_unfinished(void **sta
         close(openat(run.directory, names[i], O_CREAT | O_WRONLY, 0600));
     catalog_sweep(&owner);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        assert_int_equal(faccessat(run.directory, names[i], F_OK, 0) == 0, i >= 2);
+        assert_int_equal(faccessat(run.directory, names[i], F_OK, 0) == 0, i >= 3);
     owner_release(&owner);
 }
 
@@ -324,6 +341,7 @@ int main(void) {
         TEST(pruning_keeps_the_newest_of_its_own),
         TEST(pruning_never_deletes_the_newest_valid_or_what_was_rejected),
         TEST(older_generations_go_only_after_two_commits),
+        TEST(launches_killed_after_one_commit_each_do_not_fill_the_disk),
         TEST(older_generations_stay_while_nothing_of_ones_own_is_valid),
         TEST(a_zombie_deletes_nothing),
         TEST(marked_files_outlive_retention),

@@ -291,6 +291,19 @@ static void what_a_killed_process_left_blocks_nobody(void **state) {
     assert_holds("a", "hello");
 }
 
+static void a_sweep_takes_the_temporaries_of_one_name_and_nothing_else(void **state) {
+    (void)state;
+    static const char *const names[] = {
+        ".f.0123456789abcdef.tmp", ".g.0123456789abcdef.tmp",  ".f.0123456789abcdeg.tmp",
+        ".f.0123456789abcdef.tm_", ".f.f.123456789abcdef.tmp", "f"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        close(openat(directory, names[i], O_WRONLY | O_CREAT, 0600));
+    file_sweep(directory, "f");
+    assert_int_not_equal(faccessat(directory, names[0], F_OK, 0), 0);
+    for (size_t i = 1; i < sizeof names / sizeof *names; i++)
+        assert_int_equal(faccessat(directory, names[i], F_OK, 0), 0);
+}
+
 static void names_that_are_too_long_are_refused(void **state) {
     (void)state;
     char name[256];
@@ -395,6 +408,7 @@ int main(void) {
         EACH(a_link_whose_answer_was_lost_is_recognised),
         EACH(interrupted_and_short_transfers_go_on),
         EACH(what_a_killed_process_left_blocks_nobody),
+        EACH(a_sweep_takes_the_temporaries_of_one_name_and_nothing_else),
         EACH(names_that_are_too_long_are_refused),
         EACH(naming_a_file_written_elsewhere_keeps_it_on_failure),
         EACH(reading_refuses_what_is_too_large_or_no_file),
