@@ -9,12 +9,11 @@
 #include "src/core/file.h"
 #include "src/core/log.h"
 #include "src/model/model.h"
-#include "src/train/gradient.h"
 #include "src/train/journal.h"
-#include "src/train/optimizer.h"
 #include "src/train/progress.h"
 #include "src/train/schedule.h"
 #include "src/train/setup.h"
+#include "src/train/step.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -34,12 +33,9 @@ typedef struct {
     char *config_yaml, *lineage;
     Saver *saver;
     Journal *journal; /* rank 0 */
-    Reduction *reduction;
-    Gradient *gradient;
-    Optimizer *optimizer;
+    Step *step;
     Evaluator *evaluator;
     Loader *loader;
-    uint8_t *present;
     int64_t launch_steps, launch_samples, saved_step;
     char saved_name[64];
     double started;
@@ -174,14 +170,6 @@ static Status own_directory(Trainer *self) {
 
 static Status open_parts(Trainer *self) {
     Setup *base = &self->base;
-    const Config *config = base->config;
-    int64_t rows = (config->train.batch + config->train.shards - 1) / config->train.shards;
-    self->present = calloc((size_t)config->train.shards, 1);
-    if (self->present == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the shards");
-    TRY(gradient_open(base->graph, base->state, base->backend, base->workers,
-                      self->reduction, rows, &self->gradient));
-    TRY(optimizer_open(config, base->state, base->backend, base->workers,
-                       &self->optimizer));
     LoaderOptions evaluation = setup_loader(base, false);
     if (evaluation.samples->count > 0)
         TRY(evaluator_open(base->graph, base->state, base->backend, base->workers,
@@ -238,11 +226,7 @@ static Status start(Trainer *self) {
         base->backend, base->state->arenas[ARENA_PARAMETER].data,
         (int64_t)(base->state->arenas[ARENA_PARAMETER].bytes / sizeof(float))));
     TRY(agree(self, is_first(self) ? own_directory(self) : STATUS_OK));
-    ReductionMode mode =
-        strcmp(config->train.reduction, "fast") == 0 ? REDUCTION_FAST : REDUCTION_EXACT;
-    TRY(base->collective->ops->reduction_open(
-        base->collective, mode, (int)config->train.shards, result_length(base->state),
-        &self->reduction));
+    TRY(step_open(base, &self->step));
     TRY(agree(self, open_parts(self)));
     TRY(saver_open(base->collective, is_first(self) ? &self->owner : NULL, base->state,
                    &self->text, (int)config->checkpoint.keep_last,
@@ -267,13 +251,9 @@ static void stop(Trainer *self) {
     loader_close(self->loader);
     saver_close(self->saver);
     evaluator_close(self->evaluator);
-    optimizer_close(self->optimizer);
-    gradient_close(self->gradient);
-    if (self->reduction != NULL)
-        self->base.collective->ops->reduction_close(self->base.collective, self->reduction);
+    step_close(self->step);
     journal_close(self->journal);
     if (self->owned) owner_release(&self->owner);
-    free(self->present);
     free(self->config_yaml);
     free(self->lineage);
     setup_close(&self->base);
@@ -281,60 +261,24 @@ static void stop(Trainer *self) {
 
 /* ---- a step */
 
-/* What the reduced vector says about the step. */
-typedef struct {
-    double loss, accuracy, norm, lr;
-    int64_t samples;
-} StepResult;
-
 /* This rank's part of a step, up to the point where it needs the others. */
 static Status compute_gradient(Trainer *self, const Batch **batch) {
     Setup *base = &self->base;
     fault_point("data");
     TRY(loader_next(self->loader, batch, NULL));
     fault_point("gradient");
-    return gradient_compute(self->gradient, *batch, *base->scalars.seed,
-                            *base->scalars.step,
-                            (float)base->config->train.label_smoothing);
+    return step_gradient(self->step, *batch, *base->scalars.seed, *base->scalars.step);
 }
 
 /* After the reduction: every rank does the same with the same numbers. */
 static Status update_state(Trainer *self, const Batch *batch, StepResult *result) {
-    Setup *base = &self->base;
-    const BackendOps *ops = base->backend->ops;
-    Scalars *at = &base->scalars;
-    const float *sum = self->reduction->sum;
-    float metrics[METRICS];
-    TRY(ops->copy_out(base->backend, metrics, sum + result_metrics(base->state),
-                      sizeof metrics));
-    TRY(optimizer_norm(self->optimizer, sum, &result->norm));
-    result->samples = batch->count;
-    result->loss = (double)metrics[METRIC_LOSS] / (double)batch->count;
-    result->accuracy = (double)metrics[METRIC_CORRECT] / (double)batch->count;
-    double finite = result->loss - result->loss + (result->norm - result->norm);
-    if (finite != 0)
-        return FAIL(STATUS_NOT_FINITE,
-                    "lower optimizer.lr, set optimizer.clip_norm or lengthen "
-                    "schedule.warmup_steps; "
-                    "the newest checkpoint is from before",
-                    "step %lld: loss %g, gradient norm %g", (long long)*at->step + 1,
-                    result->loss, result->norm);
-    result->lr = schedule_rate(base->config, self->horizon, *at->step);
-    TRY(optimizer_apply(self->optimizer, sum, result->norm, *at->step, result->lr));
-    const Arena *buffers = &base->state->arenas[ARENA_BUFFER];
-    if (buffers->bytes > 0) {
-        int filled = 0;
-        for (int i = 0; i < base->config->train.shards; i++)
-            filled += self->present[i];
-        TRY(ops->blend(base->backend, 0, buffers->data,
-                       sum + result_statistics(base->state),
-                       (int64_t)(buffers->bytes / sizeof(float)), BATCH_NORM_RATE,
-                       1.0f / (float)filled));
-        TRY(ops->finish(base->backend, 0));
-    }
+    const Setup *base = &self->base;
+    const Scalars *at = &base->scalars;
+    double lr = schedule_rate(base->config, self->horizon, *at->step);
+    TRY(step_update(self->step, *at->step, lr, result));
     *at->step += 1;
-    *at->epoch_loss += (double)metrics[METRIC_LOSS];
-    *at->epoch_correct += (double)metrics[METRIC_CORRECT];
+    *at->epoch_loss += result->loss_sum;
+    *at->epoch_correct += result->correct;
     *at->position += batch->count;
     if (*at->position >= base->data.train.count) {
         *at->last_epoch_loss = *at->epoch_loss / (double)*at->position;
@@ -354,11 +298,8 @@ static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
     *bits = self->take_bits() | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
     TRY(collective->ops->control(collective, bits));
     if ((*bits & CONTROL_FAILED) != 0) return agree(self, mine);
-    int shards = (int)base->config->train.shards;
-    for (int i = 0; i < shards; i++)
-        self->present[i] = shard_rows(batch->count, shards, i).count > 0;
     fault_point("reduce");
-    TRY(collective->ops->reduce(collective, self->reduction, self->present));
+    TRY(step_reduce(self->step));
     fault_point("optimizer");
     Status updated = update_state(self, batch, result);
     if (updated == STATUS_NOT_FINITE)
