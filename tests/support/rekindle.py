@@ -8,6 +8,7 @@ import random
 import signal
 import struct
 import subprocess
+import tempfile
 import time
 
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "NO_COLOR": "1",
@@ -147,3 +148,55 @@ class Tally:
                        "%d checks were planned, %d made" % (planned, self.passed + len(self.failed)))
         print("%d passed, %d failed, %.1f s" % (self.passed, len(self.failed), time.monotonic() - self.began))
         return 0 if self.passed > 0 and not self.failed else 1
+
+
+def parent_of(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return int(file.read().rsplit(")", 1)[1].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def pid_of_rank(launcher, program, rank):
+    """The process of a launch that executes `program` as that rank; None: not there (yet)."""
+    wanted = ("OMPI_COMM_WORLD_RANK=%d" % rank).encode()
+    parents = {int(pid): parent_of(int(pid)) for pid in filter(str.isdigit, os.listdir("/proc"))}
+    for pid in parents:
+        above = parents[pid]
+        while above not in (0, launcher):
+            above = parents.get(above, 0)
+        try:
+            if above == launcher and os.path.samefile("/proc/%d/exe" % pid, program):
+                with open("/proc/%d/environ" % pid, "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        return pid
+        except OSError:
+            continue
+    return None
+
+
+def kill_rank(arguments, program, rank, delay, limit=600):
+    """Starts a launch, sends SIGKILL to one of its ranks after `delay` seconds and waits for the end.
+    Returns (how it ended, whether the signal was sent)."""
+    began = time.monotonic()
+    sent = False
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                   env=environment(None), start_new_session=True)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            while not sent and process.poll() is None:
+                pid = pid_of_rank(process.pid, program, rank)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    sent = True
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise AssertionError("no end after a rank was killed: %s" % " ".join(arguments))
+        ended = time.monotonic() - began
+        output.seek(0)
+        return Ended(process.returncode, output.read().decode(errors="replace"), ended), sent
