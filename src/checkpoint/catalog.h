@@ -76,9 +76,9 @@ typedef struct {
     bool saved_anew;
 } OwnerClaim;
 
-/* Takes the next generation. Refused while the newest owner lives: same host and its pid (with the same
- * start time) runs, or another host and its heartbeat moves by this process's own monotonic clock
- * (watched for `watch_s` seconds), unless a supervisor vouches (REKINDLE_OWNER_DEAD=generation) or the
+/* Takes the next generation. Refused while the newest owner lives, for which it is watched `watch_s`
+ * seconds: same host and its pid (with the same start time) still runs, or another host and its
+ * heartbeat moves by this process's own monotonic clock, unless a supervisor vouches (REKINDLE_OWNER_DEAD=generation) or the
  * scheduler job is the same with a higher restart count.
  * Then keeps the restored file under the own generation (hard link, else copy).
  * Ranks: local; rank 0. Errors: STATUS_USAGE naming the live owner and what to do; STATUS_IO */

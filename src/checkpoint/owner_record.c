@@ -186,6 +186,16 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* A killed process needs a moment to die, and its launcher may return before. */
+static bool process_stays(const OwnerRecord *record, double watch_s) {
+    for (double end = seconds_now() + watch_s;;) {
+        int64_t start;
+        if (!process_start(record->pid, &start) || start != record->pid_start) return false;
+        if (seconds_now() >= end) return true;
+        nanosleep(&(struct timespec){0, WATCH_MS * 1000000L}, NULL);
+    }
+}
+
 static bool beat_moves(int directory, const OwnerRecord *record, double watch_s) {
     char first[64], later[64];
     read_beat(directory, record->generation, first);
@@ -218,8 +228,7 @@ bool owner_lives(int directory, const OwnerRecord *record, double watch_s, char 
         return false; /* the scheduler requeued the job: it ended the earlier launch first */
     if (strcmp(record->boot_id, self.boot_id) == 0 && self.boot_id[0] != '\0' &&
         strcmp(record->pid_namespace, self.pid_namespace) == 0) {
-        int64_t start;
-        if (!process_start(record->pid, &start) || start != record->pid_start) return false;
+        if (!process_stays(record, watch_s)) return false;
         snprintf(why, why_bytes, "process %lld on %s runs", (long long)record->pid,
                  record->host);
         return true;

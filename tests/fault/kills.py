@@ -66,8 +66,17 @@ def every_case():
                     yield point, ranks, victim, then
 
 
-def left_behind(run_dir):
-    """Processes that still name this run, and temporary files in its directory."""
+def processes_left(run_dir, patience=10):
+    """Processes that still name this run: killed ones need a moment, and mpirun may return before."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = processes_of(run_dir)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def processes_of(run_dir):
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -76,7 +85,7 @@ def left_behind(run_dir):
         except OSError:
             continue
         if b"run.dir=" + run_dir.encode() in words:
-            found.append("process " + pid)
+            found.append(int(pid))
     return found
 
 
@@ -115,7 +124,7 @@ class Kills:
         ended = rekindle.train(self.program, ranks, self.run_file, self.run_dir, fault=fault, limit=30)
         fired = "REKINDLE_FAULT fires" in ended.output and ended.code == 137
         return (self.tally.check(fired, what + ": the kill did not end the launch", ended) and
-                self.tally.check(left_behind(self.run_dir) == [], what + ": processes are left"))
+                self.tally.check(processes_left(self.run_dir) == [], what + ": processes are left"))
 
     def kill(self, point, ranks, victim, then):
         what = "%s, rank %d of %d killed, %d go on" % (point, victim, ranks, then)

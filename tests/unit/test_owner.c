@@ -123,6 +123,35 @@ static void a_killed_owner_and_a_reused_pid_are_dead_at_once(void **state) {
     owner_release(&owner);
 }
 
+static void an_owner_that_is_about_to_die_is_waited_for(void **state) {
+    (void)state;
+    Owner owner;
+    int begun[2], refused[2];
+    char byte;
+    assert_int_equal(pipe(begun), 0);
+    assert_int_equal(pipe(refused), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        Owner mine;
+        if (owner_take(run.path, &FRESH, 0.0, &mine) != STATUS_OK ||
+            write(begun[1], "", 1) != 1 || read(refused[0], &byte, 1) != 1)
+            _exit(1);
+        usleep(100000);
+        kill(getpid(), SIGKILL);
+    }
+    assert_int_equal(read(begun[0], &byte, 1), 1);
+    assert_fails(owner_take(run.path, &FRESH, 0.0, &owner), STATUS_USAGE, "process");
+    assert_int_equal(write(refused[1], "", 1), 1);
+    assert_ok(owner_take(run.path, &FRESH, 30.0, &owner));
+    assert_int_equal(owner.generation, 2);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    owner_release(&owner);
+    for (int i = 0; i < 2; i++) {
+        close(begun[i]);
+        close(refused[i]);
+    }
+}
+
 static void another_hosts_owner_is_dead_when_its_heartbeat_stands_still(void **state) {
     (void)state;
     Owner owner;
@@ -356,6 +385,7 @@ int main(void) {
         TEST(a_living_owner_of_this_host_is_named_and_left_alone),
         TEST(an_owner_that_left_can_be_followed_at_once),
         TEST(a_killed_owner_and_a_reused_pid_are_dead_at_once),
+        TEST(an_owner_that_is_about_to_die_is_waited_for),
         TEST(another_hosts_owner_is_dead_when_its_heartbeat_stands_still),
         TEST(another_hosts_owner_with_a_heartbeat_lives),
         TEST(the_supervisor_or_the_scheduler_can_vouch),
