@@ -189,7 +189,9 @@ static Status judge(Launch *self, int launches_before) {
         result->seconds = process_now() - self->started;
         result->step = newest_step(self->run_dir);
     }
-    read_ledger(self->run_dir, launches_before, result->restored_from);
+    result->trained = read_ledger(self->run_dir, launches_before, result->restored_from) >
+                      launches_before;
+    if (!result->trained) result->step = 0; /* the line is from the launch before */
     if (result->code == 2)
         return FAIL(STATUS_USAGE, "its text is in the log of the launches",
                     "rekindle train refused this configuration (exit code 2)");

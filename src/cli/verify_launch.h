@@ -24,13 +24,13 @@ typedef struct {
     int victim;          /* rank to kill … */
     double delay_s;      /* … so long after the start, or … */
     int64_t latest_step; /* … when this step was logged, whichever is first */
-    bool
-        after_a_step; /* the delay counts from the launch's first step (a fresh run only) */
+    bool after_a_step;   /* the delay counts from the first step (a fresh run only) */
 } LaunchOrder;
 
 typedef struct {
     int code;     /* exit code of the launch */
     bool killed;  /* the signal was sent to a living rank, and the launch failed */
+    bool trained; /* it came as far as training, fresh or restored */
     int64_t step; /* newest logged step when the rank was killed, or at the end; 0: none */
     double seconds;                   /* from the start until then */
     double first_step_s;              /* until the first logged step (a fresh run only) */

@@ -212,20 +212,22 @@ static double draw(Proof *self) {
 static void tell_launch(Proof *self, const LaunchOrder *order, const LaunchResult *result) {
     self->launch_count++;
     json_t *object =
-        json_pack("{s:i, s:i, s:f, s:I, s:s}", "ranks", order->ranks, "exit_code",
-                  result->code, "seconds", result->seconds, "step",
-                  (json_int_t)result->step, "restored_from", result->restored_from);
+        json_pack("{s:i, s:i, s:f, s:b, s:I, s:s}", "ranks", order->ranks, "exit_code",
+                  result->code, "seconds", result->seconds, "trained", result->trained,
+                  "step", (json_int_t)result->step, "restored_from", result->restored_from);
     if (result->killed)
         json_object_set_new(object, "killed_rank", json_integer(order->victim));
     json_array_append_new(self->launches, object);
     if (self->options->json) return;
-    char killed[96] = "ran to its end";
-    if (result->killed)
-        snprintf(killed, sizeof killed, "SIGKILL to rank %d", order->victim);
-    printf("launch %d: %d rank%s, %s%s; %s at step %" PRId64 " after %.2f s\n",
-           self->launch_count, order->ranks, order->ranks == 1 ? "" : "s",
-           result->restored_from[0] == '\0' ? "nothing restored" : "restored ",
-           result->restored_from, killed, result->step, result->seconds);
+    char from[CATALOG_NAME + 16] = "fresh start", end[96] = "ran to its end";
+    if (!result->trained)
+        strcpy(from, "before it trained");
+    else if (result->restored_from[0] != '\0')
+        snprintf(from, sizeof from, "restored %s", result->restored_from);
+    if (result->killed) snprintf(end, sizeof end, "SIGKILL to rank %d", order->victim);
+    printf("launch %d: %d rank%s, %s; %s at step %" PRId64 " after %.2f s\n",
+           self->launch_count, order->ranks, order->ranks == 1 ? "" : "s", from, end,
+           result->step, result->seconds);
     fflush(stdout);
 }
 
