@@ -74,6 +74,7 @@ typedef struct {
     int64_t chosen_interval; /* checkpoint.every_steps that we chose; 0: the user's own */
     json_t *launches;
     int launch_count, signal;
+    int restores; /* launches of the disturbed run that went on from a checkpoint */
 } Proof;
 
 /* ---- arguments */
@@ -211,6 +212,7 @@ static double draw(Proof *self) {
 /* One line, or one object, for a launch that is over. */
 static void tell_launch(Proof *self, const LaunchOrder *order, const LaunchResult *result) {
     self->launch_count++;
+    self->restores += result->restored_from[0] != '\0';
     json_t *object =
         json_pack("{s:i, s:i, s:f, s:b, s:I, s:s}", "ranks", order->ranks, "exit_code",
                   result->code, "seconds", result->seconds, "trained", result->trained,
@@ -259,10 +261,12 @@ static LaunchOrder plan_kill(Proof *self, int kill, int64_t from_step, double ha
     if (latest < 1) latest = 1;
     double share = latest > from_step ? (double)(latest - from_step) * self->step_s : 0;
     if (kill > 0) share += self->start_s;
+    int victim = (int)(draw(self) * ranks);
+    double delay = draw(self) * share * haste;
     return (LaunchOrder){.ranks = ranks,
                          .kill = true,
-                         .victim = (int)(draw(self) * ranks),
-                         .delay_s = draw(self) * share * haste,
+                         .victim = victim,
+                         .delay_s = delay,
                          .latest_step = (int64_t)((double)latest * haste) + 1,
                          .after_a_step = kill == 0};
 }
@@ -273,6 +277,7 @@ static Status run_disturbed(Proof *self, double haste, bool *over) {
     int64_t from_step = 0;
     LaunchResult result;
     *over = false;
+    self->restores = 0;
     for (int kill = 0; kill < options->kills; kill++) {
         LaunchOrder order = plan_kill(self, kill, from_step, haste);
         TRY(verify_launch(&self->plan, self->disturbed, &order, &result, &self->signal));
@@ -342,6 +347,7 @@ static int tell_verdict(const Options *options, Proof *proof, const RunCompariso
         json_t *object = verdict_object(result);
         if (proof != NULL) {
             json_object_set_new(object, "kills", json_integer(options->kills));
+            json_object_set_new(object, "restores", json_integer(proof->restores));
             json_object_set(object, "ranks", rank_list);
             json_object_set_new(object, "seed", json_integer((json_int_t)options->seed));
             json_object_set_new(object, "checkpoint_every_steps_chosen",
@@ -370,6 +376,17 @@ static int fail(Status status) {
 }
 
 /* ---- the proof */
+
+/* All kills can fall before the first checkpoint: then every launch began anew. */
+static void tell_restores(const Proof *self) {
+    if (self->options->json) return;
+    if (self->restores > 0)
+        printf("%d launches went on from a checkpoint\n", self->restores);
+    else
+        printf(
+            "no launch went on from a checkpoint, so no resume was proved: add kills, or "
+            "lower checkpoint.every_steps\n");
+}
 
 static Status find_launcher(Proof *self) {
     const Options *options = self->options;
@@ -442,6 +459,7 @@ static Status prove(Proof *self, const Config *config, RunComparison *result) {
     TRY(run_undisturbed(self));
     choose_interval(self, config);
     TRY(run_disturbed_until_killed(self));
+    tell_restores(self);
     return compare_runs(self->undisturbed, self->disturbed, result);
 }
 
