@@ -84,15 +84,11 @@ def difference(ours, theirs, scale=None):
     return worst if np.isfinite(worst) else np.inf
 
 
-def config_text(settings):
-    """Nested dictionaries as YAML (JSON is YAML)."""
-    return json.dumps(settings)
-
-
 def write_config(folder, settings):
+    """Nested dictionaries as a run file: JSON is YAML."""
     path = os.path.join(folder, "run.yaml")
     with open(path, "w") as file:
-        file.write(config_text(settings))
+        json.dump(settings, file)
     return path
 
 
@@ -104,16 +100,20 @@ def write_idx(path, array):
         file.write(array.astype(np.uint8).tobytes())
 
 
-def read_checkpoint(run_dir):
-    """All datasets of the newest checkpoint by their path."""
-    newest = sorted(glob.glob(os.path.join(run_dir, "**", "*.h5"), recursive=True))[-1]
+def list_checkpoints(run_dir):
+    """Oldest first."""
+    return sorted(glob.glob(os.path.join(run_dir, "checkpoints", "*.h5")))
+
+
+def read_checkpoint(path):
+    """All datasets of a checkpoint by their path."""
     found = {}
 
     def visit(name, item):
         if isinstance(item, h5py.Dataset):
             found[name] = item[()]
 
-    with h5py.File(newest, "r") as file:
+    with h5py.File(path, "r") as file:
         file.visititems(visit)
     return found
 
@@ -123,8 +123,7 @@ def model_of(checkpoint):
 
 
 def read_metrics(run_dir, kind):
-    path = glob.glob(os.path.join(run_dir, "**", "metrics.jsonl"), recursive=True)[0]
-    with open(path) as file:
+    with open(os.path.join(run_dir, "metrics.jsonl")) as file:
         lines = [json.loads(line) for line in file]
     return [line for line in lines if line["kind"] == kind]
 
