@@ -53,6 +53,12 @@ const char *catalog_reason(const char *name, const char *text);
 void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]);
 
 /* ---- ownership */
+
+/* An owner beats once in so many seconds, and a taker watches it for so long. */
+enum { OWNER_BEAT_S = 1, OWNER_WATCH_S = 5 };
+
+typedef struct OwnerBeat OwnerBeat;
+
 typedef struct {
     int64_t generation;
     int directory; /* run.dir/checkpoints, open */
@@ -60,8 +66,7 @@ typedef struct {
     char restored_from[CATALOG_NAME]; /* file, or empty */
     int64_t restored_step;
     Digest restored_digest;
-    int64_t beat;     /* the heartbeat's counter … */
-    double beat_at_s; /* … and when it last moved, by CLOCK_MONOTONIC */
+    OwnerBeat *beat; /* the thread that shows that we live */
 } Owner;
 
 /* What a launch says of itself and its restore point in its owner record. */
@@ -80,17 +85,17 @@ typedef struct {
  * seconds: same host and its pid (with the same start time) still runs, or another host and its
  * heartbeat moves by this process's own monotonic clock, unless a supervisor vouches (REKINDLE_OWNER_DEAD=generation) or the
  * scheduler job is the same with a higher restart count.
- * Then keeps the restored file under the own generation (hard link, else copy).
- * Ranks: local; rank 0. Errors: STATUS_USAGE naming the live owner and what to do; STATUS_IO */
+ * Then keeps the restored file under the own generation (hard link, else copy), and from here on a
+ * thread shows our heartbeat, whatever the caller is busy with.
+ * Ranks: local; rank 0. Memory: *out is the caller's: owner_release
+ * Errors: STATUS_USAGE naming the live owner and what to do; STATUS_IO, STATUS_MEMORY */
 Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s, Owner *out);
 
 /* Still ours? Call it before each publication. Errors: STATUS_LOST_OWNER naming the successor */
 Status owner_check(const Owner *owner);
 
-/* Shows that we live (called between steps; does work at most once a second). */
-void owner_heartbeat(Owner *owner);
-
-/* Marks the record as ended, so that the next launch need not watch. NULL-safe, idempotent. */
+/* Ends the heartbeat and marks the record as ended, so that the next launch need not watch. In a
+ * forked child it only closes: the parent stays the owner. NULL-safe, idempotent. */
 void owner_release(Owner *owner);
 
 /* ---- retention: after a commit. Keeps the newest `keep_last` of the own generation; deletes only

@@ -13,7 +13,6 @@
 
 #include "src/checkpoint/listing.h"
 #include "src/core/file.h"
-#include "src/core/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +21,6 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TAKE_ATTEMPTS = 64, COPY_BYTES = 1 << 20 };
@@ -185,18 +183,18 @@ Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
         close(owner.directory);
         return taken;
     }
-    if (claim->restored_from[0] != '\0') {
+    taken = owner_beat_start(owner.directory, owner.generation, &owner.beat);
+    if (taken == STATUS_OK && claim->restored_from[0] != '\0') {
         memcpy(owner.restored_from, claim->restored_from, sizeof owner.restored_from);
         owner.restored_step = claim->restored_step;
         owner.restored_digest = claim->restored_digest;
         if (!claim->saved_anew) taken = keep_restored(&owner, claim->restored_path);
-        if (taken != STATUS_OK) {
-            Failure first = *status_failure();
-            owner_release(&owner);
-            return status_adopt(&first);
-        }
     }
-    owner_heartbeat(&owner);
+    if (taken != STATUS_OK) {
+        Failure first = *status_failure();
+        owner_release(&owner);
+        return status_adopt(&first);
+    }
     *out = owner;
     return STATUS_OK;
 }
@@ -234,32 +232,17 @@ Status owner_check(const Owner *owner) {
     return STATUS_OK;
 }
 
-void owner_heartbeat(Owner *owner) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    double now_s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    if (owner == NULL || owner->directory < 0) return;
-    if (owner->beat > 0 && now_s - owner->beat_at_s < 1.0) return;
-    owner->beat++;
-    owner->beat_at_s = now_s;
-    char name[CATALOG_NAME], text[32];
-    owner_name(owner->generation, ".beat", name);
-    int length = snprintf(text, sizeof text, "%020lld\n", (long long)owner->beat);
-    /* of one width and never truncated, so that no reader finds it empty; never synced: it is news
-     * only for as long as we live */
-    int fd =
-        openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0 || file_write_at(fd, text, (size_t)length, 0) != 0)
-        LOG_D("no heartbeat in %s: %s", name, strerror(errno));
-    if (fd >= 0) close(fd);
-}
-
 void owner_release(Owner *owner) {
     if (owner == NULL || owner->directory < 0) return;
+    bool ours = owner->beat == NULL || owner_beat_is_ours(owner->beat);
+    if (owner->beat != NULL) owner_beat_stop(owner->beat);
+    owner->beat = NULL;
     char name[CATALOG_NAME];
     owner_name(owner->generation, ".end", name);
-    int fd =
-        openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = -1;
+    if (ours)
+        fd = openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+                    0600);
     if (fd >= 0) close(fd);
     close(owner->directory);
     owner->directory = -1;

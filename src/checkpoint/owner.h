@@ -39,3 +39,12 @@ char *owner_format(const OwnerRecord *record);
 /* True when the record's writer must be taken for alive; `why` then says what speaks for it. */
 bool owner_lives(int directory, const OwnerRecord *record, double watch_s, char *why,
                  size_t why_bytes);
+
+/* Beats at once, then every OWNER_BEAT_S in a thread of its own.
+ *
+ * Ranks:   local
+ * Memory:  *out is the caller's: owner_beat_stop. `directory` stays the caller's
+ * Errors:  STATUS_MEMORY, STATUS_IO: an owner without a heartbeat would pass for dead */
+Status owner_beat_start(int directory, int64_t generation, OwnerBeat **out);
+bool owner_beat_is_ours(const OwnerBeat *beat); /* false in a forked child */
+void owner_beat_stop(OwnerBeat *beat); /* no beat after it; nothing in a forked child */

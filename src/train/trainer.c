@@ -158,7 +158,7 @@ static Status own_directory(Trainer *self) {
     const RestoreResult *restored = &self->base.restored;
     OwnerClaim claim = restore_claim(restored);
     claim.saved_anew = evaluation_is_due(self) && restored->path[0] == '\0';
-    TRY(owner_take(self->base.config->run.dir, &claim, 5.0, &self->owner));
+    TRY(owner_take(self->base.config->run.dir, &claim, OWNER_WATCH_S, &self->owner));
     self->owned = true;
     catalog_sweep(&self->owner);
     restore_mark_passed_over(restored, &self->owner);
@@ -453,7 +453,6 @@ static Status pass_boundary(Trainer *self, uint32_t bits, bool *stopped) {
     }
     const char *why = save_reason(self, bits);
     if (why != NULL) TRY(save(self, why));
-    if (is_first(self)) owner_heartbeat(&self->owner);
     *stopped = (bits & CONTROL_STOP) != 0;
     return STATUS_OK;
 }

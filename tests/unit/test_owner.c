@@ -161,25 +161,88 @@ static void another_hosts_owner_is_dead_when_its_heartbeat_stands_still(void **s
     owner_release(&owner);
 }
 
-static void another_hosts_owner_with_a_heartbeat_lives(void **state) {
-    (void)state;
-    Owner mine;
-    publish_foreign_record(1);
+/* A child that takes the directory, says so, and then is busy and calls nothing of ours. */
+static pid_t start_busy_owner(void) {
+    int told[2];
+    char byte = 0;
+    assert_int_equal(pipe(told), 0);
     pid_t child = fork();
     if (child == 0) {
-        Owner beating = {.generation = 1, .directory = run.directory};
-        for (int i = 0; i < 2000; i++) {
-            beating.beat_at_s = -1e9; /* as if a second had gone by */
-            owner_heartbeat(&beating);
-            usleep(5000);
-        }
-        _exit(0);
+        Owner mine;
+        byte = owner_take(run.path, &FRESH, 0.0, &mine) == STATUS_OK;
+        if (write(told[1], &byte, 1) != 1) _exit(1);
+        for (;;)
+            pause();
     }
-    Status taken = owner_take(run.path, &FRESH, 5.0, &mine);
-    kill(child, SIGKILL);
+    assert_int_equal(read(told[0], &byte, 1), 1);
+    assert_int_equal(byte, 1);
+    close(told[0]);
+    close(told[1]);
+    return child;
+}
+
+/* Makes a record look as if it had been written on another host: only its heartbeat is left to
+ * judge by. */
+static void move_owner_elsewhere(int64_t generation) {
+    OwnerRecord record;
+    char name[CATALOG_NAME];
+    owner_name(generation, "", name);
+    owner_read(run.directory, generation, &record);
+    assert_true(record.readable);
+    strcpy(record.host, "elsewhere");
+    strcpy(record.boot_id, "00000000-0000-0000-0000-000000000000");
+    char *text = owner_format(&record);
+    assert_non_null(text);
+    assert_ok(file_replace(run.directory, name, text, strlen(text)));
+    free(text);
+}
+
+static void a_busy_owner_on_another_host_is_never_taken_and_a_killed_one_is(void **state) {
+    (void)state;
+    enum { TRIES = 3, WATCH_S = 3 * OWNER_BEAT_S };
+    Owner mine;
+    pid_t child = start_busy_owner();
+    move_owner_elsewhere(1);
+    int refused = 0;
+    for (int i = 0; i < TRIES; i++)
+        refused += owner_take(run.path, &FRESH, WATCH_S, &mine) == STATUS_USAGE &&
+                   strstr(status_failure()->what, "elsewhere still shows its heartbeat");
+    kill(child, SIGKILL); /* the test's own child goes before any assert */
     waitpid(child, NULL, 0);
-    assert_int_equal(taken, STATUS_USAGE);
-    assert_non_null(strstr(status_failure()->what, "elsewhere still shows its heartbeat"));
+    assert_int_equal(refused, TRIES);
+    assert_ok(owner_take(run.path, &FRESH, 1.5 * OWNER_BEAT_S, &mine));
+    assert_int_equal(mine.generation, 2);
+    owner_release(&mine);
+}
+
+static void a_released_owner_beats_no_more(void **state) {
+    (void)state;
+    Owner owner;
+    struct stat before, after;
+    assert_ok(owner_take(run.path, &FRESH, 0.0, &owner));
+    owner_release(&owner);
+    assert_int_equal(fstatat(run.directory, "owner.g0001.beat", &before, 0), 0);
+    usleep(1000000 * OWNER_BEAT_S + 200000);
+    assert_int_equal(fstatat(run.directory, "owner.g0001.beat", &after, 0), 0);
+    assert_memory_equal(&before.st_mtim, &after.st_mtim, sizeof before.st_mtim);
+}
+
+static void a_forked_child_cannot_give_its_parents_directory_back(void **state) {
+    (void)state;
+    Owner owner, second;
+    int how;
+    assert_ok(owner_take(run.path, &FRESH, 0.0, &owner));
+    pid_t child = fork();
+    if (child == 0) {
+        owner_release(&owner);
+        _exit(owner.directory == -1 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+    assert_fails(owner_take(run.path, &FRESH, 0.0, &second), STATUS_USAGE, "has an owner");
+    owner_release(&owner);
+    assert_ok(owner_take(run.path, &FRESH, 0.0, &second));
+    owner_release(&second);
 }
 
 static void the_supervisor_or_the_scheduler_can_vouch(void **state) {
@@ -387,7 +450,9 @@ int main(void) {
         TEST(a_killed_owner_and_a_reused_pid_are_dead_at_once),
         TEST(an_owner_that_is_about_to_die_is_waited_for),
         TEST(another_hosts_owner_is_dead_when_its_heartbeat_stands_still),
-        TEST(another_hosts_owner_with_a_heartbeat_lives),
+        TEST(a_busy_owner_on_another_host_is_never_taken_and_a_killed_one_is),
+        TEST(a_released_owner_beats_no_more),
+        TEST(a_forked_child_cannot_give_its_parents_directory_back),
         TEST(the_supervisor_or_the_scheduler_can_vouch),
         TEST(a_taker_that_slept_does_not_fill_a_pruned_gap),
         TEST(a_damaged_record_counts_as_alive),
