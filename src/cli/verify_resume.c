@@ -252,17 +252,19 @@ static Status run_undisturbed(Proof *self) {
     return STATUS_OK;
 }
 
-/* The kill number `kill`, at a uniformly random moment between the launch's start (the first one's:
- * its first step) and the step at which it is high time. */
+/* The kill number `kill`. One in four (never the first) falls into the launch's start, where ranks meet and
+ * restore; the others fall between the first step and the step at which it is high time. */
 static LaunchOrder plan_kill(Proof *self, int kill, int64_t from_step, double haste) {
     const Options *options = self->options;
     int ranks = options->ranks[kill % options->rank_counts];
     int64_t latest = self->total_steps * (kill + 1) / (options->kills + 1);
     if (latest < 1) latest = 1;
     double share = latest > from_step ? (double)(latest - from_step) * self->step_s : 0;
-    if (kill > 0) share += self->start_s;
     int victim = (int)(draw(self) * ranks);
-    double delay = draw(self) * share * haste;
+    bool early = draw(self) < 0.25 && kill > 0;
+    double moment = draw(self) * haste;
+    double delay =
+        early ? moment * self->start_s : moment * share + (kill > 0 ? self->start_s : 0);
     return (LaunchOrder){.ranks = ranks,
                          .kill = true,
                          .victim = victim,
@@ -381,7 +383,8 @@ static int fail(Status status) {
 static void tell_restores(const Proof *self) {
     if (self->options->json) return;
     if (self->restores > 0)
-        printf("%d launches went on from a checkpoint\n", self->restores);
+        printf("%d launch%s went on from a checkpoint\n", self->restores,
+               self->restores == 1 ? "" : "es");
     else
         printf(
             "no launch went on from a checkpoint, so no resume was proved: add kills, or "
