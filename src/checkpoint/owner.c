@@ -88,10 +88,7 @@ static Status keep_restored(const Owner *owner, const char *restored_path) {
     catalog_name(owner->generation, owner->restored_step, name);
     if (linkat(from_directory, from, owner->directory, name, AT_SYMLINK_FOLLOW) != 0)
         return copy_file(from_directory, from, owner->directory, name);
-    if (fsync(owner->directory) != 0 && errno != EINVAL)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
-                    name, strerror(errno));
-    return STATUS_OK;
+    return file_sync_directory(owner->directory, name);
 }
 
 /* ---- taking */
@@ -128,8 +125,12 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
         OwnerRecord live;
         char why[320];
         owner_read(owner->directory, newest, &live);
-        if (owner_lives(owner->directory, &live, watch_s, why, sizeof why))
-            return refuse(&live, owner->run_dir, why);
+        if (owner_lives(owner->directory, &live, watch_s, why, sizeof why)) {
+            if (!live.io_failed) return refuse(&live, owner->run_dir, why);
+            return FAIL(STATUS_IO, "check the disk, then launch again",
+                        "cannot tell whether launch %lld of %.400s lives: %s",
+                        (long long)newest, owner->run_dir, live.unreadable_why);
+        }
     }
     OwnerRecord self;
     owner_describe_self(&self);

@@ -154,6 +154,7 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out) {
     size_t size;
     owner_name(generation, "", name);
     if (file_read(directory, name, RECORD_LIMIT, &bytes, &size) != STATUS_OK) {
+        out->io_failed = status_failure()->code == STATUS_IO;
         snprintf(out->unreadable_why, sizeof out->unreadable_why, "%.199s",
                  status_failure()->what);
         return;

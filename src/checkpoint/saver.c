@@ -194,7 +194,8 @@ static Status accept_existing(const Saver *saver, const char *name, UserBlock *b
         return FAIL(STATUS_EXISTS, "move that file away",
                     "%s exists already and holds another state", name);
     *block = there;
-    return STATUS_OK;
+    /* the save that named it may have failed to sync its name */
+    return file_sync_directory(saver->owner->directory, name);
 }
 
 /* Rank 0's part. */

@@ -86,6 +86,12 @@ static int sync_directory(int directory) {
     return fsync(directory) == 0 || errno == EINVAL ? 0 : -1;
 }
 
+Status file_sync_directory(int directory, const char *name) {
+    if (sync_directory(directory) == 0) return STATUS_OK;
+    return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s", name,
+                strerror(errno));
+}
+
 static bool same_file(int directory, const char *a, const char *b) {
     struct stat first, second;
     return fstatat(directory, a, &first, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -151,10 +157,7 @@ static Status publish(int directory, const char *name, const void *data, size_t 
     int named = replace == REPLACE_NEVER ? rename_new(directory, temp, name)
                                          : renameat(directory, temp, directory, name);
     if (named != 0) goto failed;
-    if (sync_directory(directory) != 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
-                    name, strerror(errno));
-    return STATUS_OK;
+    return file_sync_directory(directory, name);
 
 failed:;
     int error = errno; /* clean-up below must not hide the first cause */
@@ -197,10 +200,7 @@ Status file_name_and_sync(int directory, const char *temp, const char *name) {
     if (rename_new(directory, temp, name) != 0)
         return FAIL(errno == EEXIST ? STATUS_EXISTS : STATUS_IO, file_fix_for(errno),
                     "cannot name %s (written as %s): %s", name, temp, strerror(errno));
-    if (sync_directory(directory) != 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot sync the directory of %s: %s",
-                    name, strerror(errno));
-    return STATUS_OK;
+    return file_sync_directory(directory, name);
 }
 
 Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size) {

@@ -28,6 +28,10 @@ void file_sweep(int directory, const char *name);
  * STATUS_EXISTS; `temp` is still there then, unless only the directory's sync failed */
 Status file_name_and_sync(int directory, const char *temp, const char *name);
 
+/* Makes the directory's names durable. File systems that cannot (EINVAL) keep them as well as they ever
+ * will. Errors: STATUS_IO naming `name`, the one that matters to the caller */
+Status file_sync_directory(int directory, const char *name);
+
 /* Reads a whole file of at most `limit` bytes. Memory: *data is the caller's (free), with a zero
  * byte after its end. Errors: STATUS_IO, STATUS_USAGE when it is larger */
 Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size);

@@ -2,6 +2,7 @@
 #include "src/train/journal.h"
 
 #include "src/core/file.h"
+#include "src/core/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +38,11 @@ static size_t keep_lines(char *text, int64_t step) {
 
 static Status rewind_metrics(int directory, int64_t step) {
     file_sweep(directory, "metrics.jsonl");
-    if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0) return STATUS_OK;
+    if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0)
+        return errno == ENOENT
+                   ? STATUS_OK
+                   : FAIL(STATUS_IO, file_fix_for(errno),
+                          "cannot look for metrics.jsonl in run.dir: %s", strerror(errno));
     char *text;
     size_t size;
     TRY(file_read(directory, "metrics.jsonl", METRICS_LIMIT, &text, &size));
@@ -70,9 +75,7 @@ Status journal_open(const char *run_dir, int64_t step, Journal **out) {
         status = open_lines(self->directory, "metrics.jsonl", &self->metrics);
     if (status == STATUS_OK)
         status = open_lines(self->directory, "ledger.jsonl", &self->ledger);
-    if (status == STATUS_OK && fsync(self->directory) != 0 && errno != EINVAL)
-        status = FAIL(STATUS_IO, file_fix_for(errno), "cannot sync run.dir %s: %s", run_dir,
-                      strerror(errno));
+    if (status == STATUS_OK) status = file_sync_directory(self->directory, "metrics.jsonl");
     if (status != STATUS_OK) {
         journal_close(self);
         return status;
@@ -89,16 +92,32 @@ void journal_close(Journal *self) {
     free(self);
 }
 
+/* Writes at the end, in one call where the system lets us, so that lines of two writers do not mix;
+ * 0, or -1 with errno. */
+static int write_end(int fd, const char *bytes, size_t size) {
+    while (size > 0) {
+        ssize_t wrote = write(fd, bytes, size);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote == 0) errno = EIO; /* no progress and no reason: never spin on it */
+        if (wrote <= 0) return -1;
+        bytes += wrote;
+        size -= (size_t)wrote;
+    }
+    return 0;
+}
+
 static Status append(int fd, const char *name, const char *json) {
     size_t length = strlen(json);
     char *line = malloc(length + 1);
     if (line == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for a line of %s", name);
     memcpy(line, json, length);
     line[length] = '\n';
-    ssize_t wrote = write(fd, line, length + 1); /* one call: lines never mix */
-    int error = wrote < 0 ? errno : ENOSPC;
+    off_t end = lseek(fd, 0, SEEK_END);
+    int written = write_end(fd, line, length + 1), error = errno;
     free(line);
-    if (wrote == (ssize_t)length + 1) return STATUS_OK;
+    if (written == 0) return STATUS_OK;
+    /* half a line would spoil the next one, too; where even this fails, a resume drops both */
+    if (end >= 0 && ftruncate(fd, end) != 0) LOG_D("%s keeps half a line", name);
     return FAIL(STATUS_IO, file_fix_for(error), "cannot write %s: %s", name,
                 strerror(error));
 }

@@ -15,6 +15,7 @@
 #include "src/train/setup.h"
 #include "src/train/step.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -22,6 +23,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { LAST_SAVE_TRIES = 3 };
 
 typedef struct {
     Setup base;
@@ -134,8 +137,8 @@ static Status make_texts(Trainer *self, int64_t generation) {
 static Status write_config(const Trainer *self) {
     int directory = open(self->base.config->run.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
-        return FAIL(STATUS_IO, "check run.dir", "cannot open run.dir %s",
-                    self->base.config->run.dir);
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open run.dir %s: %s",
+                    self->base.config->run.dir, strerror(errno));
     file_sweep(directory, "config.yaml");
     Status status = file_replace(directory, "config.yaml", self->config_yaml,
                                  strlen(self->config_yaml));
@@ -396,9 +399,20 @@ static void fill_block(const Trainer *self, UserBlock *block) {
     snprintf(block->note, sizeof block->note, "%s", config->run.note);
 }
 
+/* No later save makes up for this one. */
+static Status report_unsaved(const SaverEvent *event, const char *why) {
+    Failure cause = event->failure;
+    return FAIL(
+        cause.code, cause.fix,
+        "step %lld (%s) is the launch's last, and its state is not saved (a relaunch "
+        "goes on from the newest checkpoint): %.1500s",
+        (long long)event->step, why, cause.what);
+}
+
 /* Saves the state of this boundary. A save that fails is said and counted; training goes on, and the
- * saver turns too many in a row into a failure. */
-static Status save(Trainer *self, const char *why) {
+ * saver turns too many in a row into a failure. The launch's last save is tried again, and then its
+ * failure is the launch's: nobody may be told "finished" or "stopped" of a state that is lost. */
+static Status save(Trainer *self, const char *why, bool last) {
     UserBlock block;
     fill_block(self, &block);
     if (is_first(self)) {
@@ -406,10 +420,14 @@ static Status save(Trainer *self, const char *why) {
             LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
     }
     fault_point("save");
-    TRY(saver_begin(self->saver, &block));
-    TRY(saver_finish(self->saver));
     SaverEvent event;
-    TRY(saver_poll(self->saver, &event));
+    for (int tries_left = last ? LAST_SAVE_TRIES : 1; tries_left > 0; tries_left--) {
+        TRY(saver_begin(self->saver, &block));
+        TRY(saver_finish(self->saver));
+        TRY(saver_poll(self->saver, &event));
+        if (event.status == STATUS_OK) break;
+    }
+    if (last && event.status != STATUS_OK) return report_unsaved(&event, why);
     if (event.finished && event.status == STATUS_OK) {
         self->saved_step = event.step;
         snprintf(self->saved_name, sizeof self->saved_name, "%s", event.name);
@@ -452,7 +470,9 @@ static Status pass_boundary(Trainer *self, uint32_t bits, bool *stopped) {
             self->saved_step = -1;
     }
     const char *why = save_reason(self, bits);
-    if (why != NULL) TRY(save(self, why));
+    bool last = (bits & CONTROL_STOP) != 0 ||
+                *self->base.scalars.step == *self->base.scalars.total_steps;
+    if (why != NULL) TRY(save(self, why, last));
     *stopped = (bits & CONTROL_STOP) != 0;
     return STATUS_OK;
 }
