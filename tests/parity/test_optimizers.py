@@ -114,6 +114,11 @@ class Optimizers(Folder):
         settings = {"kind": "adamw", "lr": 1.0, "weight_decay": 0.1}
         self.check(settings, lambda groups: torch.optim.AdamW(groups, 1.0), clip)
 
+        # beside a tiny norm PyTorch's 1e-6 in the divisor shows
+        self.gradients = [[1e-6 * g for g in step] for step in self.gradients]
+        settings = {"kind": "sgd", "lr": 1000, "momentum": 0.9}
+        self.check(settings, lambda groups: torch.optim.SGD(groups, 1000, 0.9), 1e-6 * clip)
+
 
 if __name__ == "__main__":
     main()
