@@ -22,7 +22,6 @@ import short_run  # noqa: E402
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EINTR", "EROFS", "short")
 LIMIT_S = 30
-FAULT_CODES = (1, 2, 3)  # a fault, wrong usage, no valid checkpoint: never a signal's
 
 
 def make_scenarios(run):
@@ -38,24 +37,12 @@ def is_possible(error, call):
     return error != "short" or call.kind == "write"
 
 
-def check_ending(ended, final):
-    """A launch under a fault: which way it ended, or what is wrong with that."""
-    if ended.code == 0:
-        return [] if rekindle.digest_of(ended) == final else ["it finishes with other bits"]
-    if ended.code not in FAULT_CODES:
-        return ["it ends with code %d" % ended.code]
-    told = all(mark in ended.output for mark in ("\nrekindle: ", "\n  where: ", "\n  fix:   "))
-    if not told and not ended.output.startswith("rekindle: "):
-        return ["it ends without saying why, where, and what to do"]
-    return []
-
-
 def fail_and_relaunch(run, prepared, call, error, always, endings):
     run.put(prepared)
     failed = run.launch(shim=run.shim_environment(call.number, error, always), limit=LIMIT_S)
     if not failed.fired:
         return ["the fault did not fire: %s" % failed]
-    wrong = check_ending(failed, run.final)
+    wrong = run.check_ending(failed)
     endings[failed.code] += 1
     newest, more = run.check_directory(failed)
     if failed.code == 0 and newest != short_run.STEPS:

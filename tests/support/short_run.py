@@ -14,6 +14,7 @@ import rekindle  # noqa: E402
 
 STEPS = 6
 KEEP_LAST = 2
+FAULT_CODES = (1, 2, 3)  # a fault, wrong usage, no valid checkpoint: never a signal's
 # Tensors of more than a page, so that a save writes segments, the metadata region and the user block.
 SECTIONS = {
     "run": {"name": "short", "seed": 5},
@@ -96,11 +97,11 @@ class ShortRun:
     def report(self):
         return os.path.join(self.work, "shim.report")
 
-    def launch(self, sets=(), limit=60, shim=None):
-        """shim: what shim_environment gave; None: without it."""
+    def launch(self, sets=(), limit=60, shim=None, under=()):
+        """shim: what shim_environment gave; None: without it. under: a command that runs the launch."""
         if os.path.exists(self.report()):
             os.unlink(self.report())
-        ended = rekindle.run(self.command(sets), shim, limit)
+        ended = rekindle.run([*under, *self.command(sets)], shim, limit)
         return Launch(ended, self.fired())
 
     def fired(self):
@@ -183,6 +184,17 @@ class ShortRun:
         if promised is not None and (newest is None or newest < promised):
             wrong.append("step %d was called saved, but the newest checkpoint is of %s" % (promised, newest))
         return newest, wrong
+
+    def check_ending(self, ended):
+        """What must hold of a launch under a fault: it finishes with the undisturbed run's bits, or ends with a
+        documented code and says why. Returns what is wrong."""
+        if ended.code == 0:
+            return [] if rekindle.digest_of(ended) == self.final else ["it finishes with other bits"]
+        if ended.code not in FAULT_CODES:
+            return ["it ends with code %d" % ended.code]
+        text = "\n" + ended.output
+        told = all(mark in text for mark in ("\nrekindle: ", "\n  where: ", "\n  fix:   "))
+        return [] if told else ["it ends without saying why, where, and what to do"]
 
     def check_end(self, ended, newest, metrics=True, known_bad=()):
         """What must hold after the relaunch: it went on from the newest checkpoint, ended with the undisturbed
