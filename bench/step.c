@@ -1,0 +1,397 @@
+/* Runs training steps on command, for bench/step.py, which has another framework do the same:
+ *   mpirun -n RANKS bench_step MODEL CONTROL DUMP
+ * Rank r reads commands from the FIFO CONTROL.r, where it sleeps between them; rank 0 answers on
+ * standard output with one line of JSON each. It begins with a description of the model, after it
+ * has written the first weights and the batches to DUMP. Commands:
+ *   losses WAY STEPS   the losses of the first steps
+ *   time WAY STEPS     seconds of so many steps on the slowest rank, the first weights put back before
+ *   ceilings           GFLOP/s of multiply-adds and GB/s of memcpy, all ranks at once
+ *   quit */
+#include "src/train/step.h"
+#include "dist/collective_mpi.h"
+#include "dist/world.h"
+#include "src/model/model.h"
+#include "src/train/optimizer.h"
+
+#include <immintrin.h>
+#include <jansson.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { WAYS = 3, BATCHES = 4, SIDE = 28, PIXELS = SIDE * SIDE, CLASSES = 10, SEED = 7 };
+
+#define LEARNING_RATE 0.01
+#define MOMENTUM      0.9
+
+typedef struct {
+    const char *name, *reduction;
+    int shards; /* 0: one a rank */
+} Way;
+
+static const Way ways[WAYS] = {
+    {"exact V=ranks", "exact", 0},
+    {"exact V=8", "exact", 8},
+    {"fast V=ranks", "fast", 0},
+};
+
+typedef struct {
+    const char *arch;
+    int batch;
+    bool batch_norm;
+    ConfigList widths;
+} Model;
+
+static const Model models[] = {
+    {"mlp", 64, false, {3, {PIXELS, 256, CLASSES}}},
+    {"lenet", 64, true, {0}},
+    {"resnet20", 64, true, {0}},
+    {"resnet18", 32, true, {0}},
+};
+
+/* A run of one way: what src/train needs, with pre-decoded batches instead of a loader. */
+typedef struct {
+    Config config;
+    Graph graph;
+    Setup setup;
+    Step *step;
+    void *first[ARENA_COUNT]; /* the state's first values */
+    Batch batches[BATCHES];
+    ShardBatch *shards;
+} Run;
+
+static Collective *world;
+static Run runs[WAYS];
+static float *images; /* (BATCHES, batch, PIXELS) */
+static int32_t *labels;
+
+static void stop_unless(Status status) {
+    if (status == STATUS_OK) return;
+    status_print(status_failure());
+    world->ops->abort(world, 1);
+}
+
+static void *memory_of(size_t bytes) {
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+    if (memory == NULL) stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory"));
+    return memory;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* ---- set up */
+
+/* Noise around a pattern of the class, so that there is something to learn. */
+static void make_data(int batch) {
+    images = memory_of((size_t)(BATCHES * batch) * PIXELS * sizeof *images);
+    labels = memory_of((size_t)(BATCHES * batch) * sizeof *labels);
+    Rng rng = rng_at(SEED, RNG_TEST, 0, 0);
+    for (int n = 0; n < BATCHES * batch; n++) {
+        labels[n] = (int32_t)rng_below(rng, (uint32_t)n, PIXELS, CLASSES);
+        for (int i = 0; i < PIXELS; i++) {
+            float noise = rng_uniform(rng, (uint32_t)n, (uint32_t)i) - 0.5f;
+            float pattern =
+                rng_uniform(rng, (uint32_t)(BATCHES * batch + labels[n]), (uint32_t)i) -
+                0.5f;
+            images[n * PIXELS + i] = 3.0f * noise + pattern;
+        }
+    }
+}
+
+static void configure(Config *config, const Model *model, const Way *way) {
+    *config = (Config){0};
+    snprintf(config->model.arch, sizeof config->model.arch, "%s", model->arch);
+    config->model.classes = CLASSES;
+    config->model.widths = model->widths;
+    config->model.batch_norm = model->batch_norm;
+    config->train.batch = model->batch;
+    config->train.shards = way->shards == 0 ? world->size : way->shards;
+    snprintf(config->train.reduction, sizeof config->train.reduction, "%s", way->reduction);
+    snprintf(config->optimizer.kind, sizeof config->optimizer.kind, "sgd");
+    config->optimizer.momentum = MOMENTUM;
+}
+
+static void make_batches(Run *run) {
+    int count = run->setup.mine.count, batch = (int)run->config.train.batch;
+    run->shards = calloc((size_t)(BATCHES * count), sizeof *run->shards);
+    if (run->shards == NULL) stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory"));
+    for (int b = 0; b < BATCHES; b++) {
+        run->batches[b] = (Batch){.position = b * batch,
+                                  .count = batch,
+                                  .shard_count = count,
+                                  .shards = run->shards + b * count};
+        for (int s = 0; s < count; s++) {
+            int shard = run->setup.mine.first + s;
+            Rows rows = shard_rows(batch, (int)run->config.train.shards, shard);
+            int64_t at = b * batch + rows.first;
+            run->batches[b].shards[s] = (ShardBatch){.shard = shard,
+                                                     .first = rows.first,
+                                                     .count = rows.count,
+                                                     .images = images + at * PIXELS,
+                                                     .labels = labels + at};
+        }
+    }
+}
+
+static Status parameters_changed(const Setup *setup) {
+    const Arena *parameters = &setup->state->arenas[ARENA_PARAMETER];
+    return setup->backend->ops->parameters_changed(
+        setup->backend, parameters->data, (int64_t)(parameters->bytes / sizeof(float)));
+}
+
+static void open_run(Run *run, const Model *model, const Way *way) {
+    configure(&run->config, model, way);
+    Setup *setup = &run->setup;
+    setup->config = &run->config;
+    setup->collective = world;
+    setup->graph = &run->graph;
+    setup->mine = shard_range((int)run->config.train.shards, world->rank, world->size);
+    stop_unless(state_create(&setup->state));
+    stop_unless(model_build(&run->config, 1, SIDE, SIDE, setup->state, &run->graph));
+    stop_unless(optimizer_declare(&run->config, setup->state));
+    stop_unless(state_allocate(setup->state));
+    graph_initialise(&run->graph, SEED);
+    BackendOptions options = {.workers = 1};
+    stop_unless(backend_open("cpu", &options, &setup->backend));
+    stop_unless(workers_open(1, &setup->workers));
+    for (int i = 0; i < ARENA_COUNT; i++) {
+        const Arena *arena = &setup->state->arenas[i];
+        run->first[i] = memory_of(arena->bytes);
+        memcpy(run->first[i], arena->data, arena->bytes);
+    }
+    make_batches(run);
+    stop_unless(step_open(setup, &run->step));
+}
+
+static void close_run(Run *run) {
+    step_close(run->step);
+    workers_close(run->setup.workers);
+    run->setup.backend->ops->close(run->setup.backend);
+    state_destroy(run->setup.state);
+    for (int i = 0; i < ARENA_COUNT; i++)
+        free(run->first[i]);
+    free(run->shards);
+}
+
+/* ---- describing the model */
+
+/* Multiply-adds of one sample through a node. */
+static double node_macs(const State *state, const Node *node) {
+    if (node->kind != NODE_CONV2D && node->kind != NODE_LINEAR) return 0;
+    const Entry *weight = &state->entries[node->weight];
+    double pixels = node->kind == NODE_CONV2D ? node->height * node->width : 1;
+    return pixels * (double)weight->bytes / sizeof(float);
+}
+
+/* Two operations a multiply-add, in forward, backward weights, and, behind the first layer, backward
+ * data. */
+static double sample_flop(const Run *run) {
+    double flop = 0;
+    bool first = true;
+    for (int i = 0; i < run->graph.count; i++) {
+        double macs = node_macs(run->setup.state, &run->graph.nodes[i]);
+        flop += macs * (first ? 4 : 6);
+        if (macs > 0) first = false;
+    }
+    return flop;
+}
+
+/* Writes the weights and the batches, and lists them: [name, shape, floats before it]. */
+static json_t *dump(const Run *run, const char *path) {
+    const State *state = run->setup.state;
+    FILE *file = fopen(path, "wb");
+    if (file == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot write %s", path));
+    json_t *list = json_array();
+    size_t written = 0, rows = (size_t)(BATCHES * run->config.train.batch);
+    bool good = true;
+    for (int i = 0; i < state->count; i++) {
+        const Entry *entry = &state->entries[i];
+        if (entry->arena != ARENA_PARAMETER && entry->arena != ARENA_BUFFER) continue;
+        json_t *shape = json_array();
+        for (int d = 0; d < entry->rank; d++)
+            json_array_append_new(shape, json_integer(entry->shape[d]));
+        json_array_append_new(list,
+                              json_pack("[s, o, I]", entry->path + strlen("model/"), shape,
+                                        (json_int_t)(written / sizeof(float))));
+        good = good && fwrite(state_data(state, i), 1, entry->bytes, file) == entry->bytes;
+        written += entry->bytes;
+    }
+    good = good && fwrite(images, PIXELS * sizeof *images, rows, file) == rows;
+    good = good && fwrite(labels, sizeof *labels, rows, file) == rows;
+    if (fclose(file) != 0 || !good)
+        stop_unless(FAIL(STATUS_IO, NULL, "cannot write %s", path));
+    return list;
+}
+
+static void answer(json_t *object) {
+    if (world->rank == 0) {
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        printf("\n");
+        fflush(stdout);
+    }
+    json_decref(object);
+}
+
+static void describe(const Model *model, const char *path) {
+    json_t *names = json_array();
+    for (int w = 0; w < WAYS; w++)
+        json_array_append_new(names, json_string(ways[w].name));
+    json_t *tensors = world->rank == 0 ? dump(&runs[0], path) : json_array();
+    answer(json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
+                     model->arch, "batch", model->batch, "batches", BATCHES, "side", SIDE,
+                     "ranks", world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
+                     "flop_per_sample", sample_flop(&runs[0]), "device",
+                     runs[0].setup.backend->kind, "ways", names, "tensors", tensors));
+}
+
+/* ---- commands */
+
+static void put_back(Run *run) {
+    for (int i = 0; i < ARENA_COUNT; i++)
+        memcpy(run->setup.state->arenas[i].data, run->first[i],
+               run->setup.state->arenas[i].bytes);
+    stop_unless(parameters_changed(&run->setup));
+}
+
+/* As the trainer does it, with the control word and all checks. */
+static double train_step(Run *run, int number) {
+    uint32_t bits = 0;
+    StepResult result;
+    stop_unless(step_gradient(run->step, &run->batches[number % BATCHES], SEED, number));
+    stop_unless(world->ops->control(world, &bits));
+    stop_unless(step_reduce(run->step));
+    stop_unless(step_update(run->step, number, LEARNING_RATE, &result));
+    return result.loss;
+}
+
+static void answer_losses(Run *run, int steps) {
+    json_t *losses = json_array();
+    put_back(run);
+    for (int i = 0; i < steps; i++)
+        json_array_append_new(losses, json_real(train_step(run, i)));
+    answer(json_pack("{s:o}", "losses", losses));
+}
+
+static double slowest(double seconds) {
+    MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX,
+                  ((CollectiveMpi *)world)->comm);
+    return seconds;
+}
+
+static void answer_time(Run *run, int steps) {
+    put_back(run);
+    train_step(run, 0); /* brings code and data into the caches */
+    stop_unless(world->ops->barrier(world));
+    double start = now();
+    for (int i = 1; i <= steps; i++)
+        train_step(run, i);
+    answer(json_pack("{s:f}", "seconds", slowest(now() - start)));
+}
+
+enum { CHAINS = 12, FMA_ROUNDS = 20 * 1000 * 1000, COPY = 64 << 20, COPIES = 8 };
+
+static volatile float seen; /* keeps the arithmetic from being optimised away */
+
+__attribute__((target("avx512f"))) static double flop_avx512(void) {
+    __m512 sums[CHAINS], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+    for (int i = 0; i < CHAINS; i++)
+        sums[i] = _mm512_set1_ps((float)i);
+    for (int round = 0; round < FMA_ROUNDS; round++)
+        for (int i = 0; i < CHAINS; i++)
+            sums[i] = _mm512_fmadd_ps(sums[i], x, y);
+    for (int i = 1; i < CHAINS; i++)
+        sums[0] = _mm512_add_ps(sums[0], sums[i]);
+    seen = _mm512_cvtss_f32(sums[0]);
+    return 2.0 * 16 * CHAINS * FMA_ROUNDS;
+}
+
+static double flop_avx2(void) {
+    __m256 sums[CHAINS], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+    for (int i = 0; i < CHAINS; i++)
+        sums[i] = _mm256_set1_ps((float)i);
+    for (int round = 0; round < FMA_ROUNDS; round++)
+        for (int i = 0; i < CHAINS; i++)
+            sums[i] = _mm256_fmadd_ps(sums[i], x, y);
+    for (int i = 1; i < CHAINS; i++)
+        sums[0] = _mm256_add_ps(sums[0], sums[i]);
+    seen = _mm256_cvtss_f32(sums[0]);
+    return 2.0 * 8 * CHAINS * FMA_ROUNDS;
+}
+
+static void answer_ceilings(void) {
+    stop_unless(world->ops->barrier(world));
+    double start = now();
+    double flop = __builtin_cpu_supports("avx512f") ? flop_avx512() : flop_avx2();
+    double fma_seconds = slowest(now() - start);
+    char *from = memory_of(COPY), *to = memory_of(COPY);
+    memset(from, 1, COPY);
+    memset(to, 1, COPY);
+    stop_unless(world->ops->barrier(world));
+    start = now();
+    for (int i = 0; i < COPIES; i++)
+        memcpy(to, from, COPY);
+    double copy_seconds = slowest(now() - start);
+    seen = to[COPY / 2];
+    free(from);
+    free(to);
+    answer(json_pack("{s:f, s:f}", "fma_gflops_per_core", flop / fma_seconds / 1e9,
+                     "memcpy_gb_s_per_rank",
+                     (double)COPIES * (double)COPY / copy_seconds / 1e9));
+}
+
+static void obey(FILE *commands) {
+    char line[64];
+    while (fgets(line, sizeof line, commands) != NULL) {
+        char verb[16];
+        int way = 0, steps = 0;
+        int words = sscanf(line, "%15s %d %d", verb, &way, &steps);
+        bool known = way >= 0 && way < WAYS && words >= 1;
+        if (known && strcmp(verb, "losses") == 0)
+            answer_losses(&runs[way], steps);
+        else if (known && strcmp(verb, "time") == 0)
+            answer_time(&runs[way], steps);
+        else if (known && strcmp(verb, "ceilings") == 0)
+            answer_ceilings();
+        else if (known && strcmp(verb, "quit") == 0)
+            return;
+        else
+            stop_unless(FAIL(STATUS_USAGE, NULL, "unknown command: %s", line));
+    }
+}
+
+int main(int argc, char **argv) {
+    const Model *model = NULL;
+    for (size_t i = 0; argc == 4 && i < sizeof models / sizeof *models; i++)
+        if (strcmp(models[i].arch, argv[1]) == 0) model = &models[i];
+    if (model == NULL || !world_is_launched()) {
+        fprintf(stderr, "usage: mpirun -n RANKS %s MODEL CONTROL DUMP (by bench/step.py)\n",
+                argv[0]);
+        return 2;
+    }
+    if (world_start(&argc, &argv, &world) != STATUS_OK) {
+        status_print(status_failure());
+        return 1;
+    }
+    make_data(model->batch);
+    for (int w = 0; w < WAYS; w++)
+        open_run(&runs[w], model, &ways[w]);
+    describe(model, argv[3]);
+    char path[512];
+    snprintf(path, sizeof path, "%s.%d", argv[2], world->rank);
+    FILE *commands = fopen(path, "r");
+    if (commands == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot read %s", path));
+    obey(commands);
+    fclose(commands);
+    for (int w = 0; w < WAYS; w++)
+        close_run(&runs[w]);
+    free(images);
+    free(labels);
+    world_finish(world);
+    return 0;
+}

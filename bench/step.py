@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Compares a training step with PyTorch DistributedDataParallel's, interleaved, on the same cores.
+
+  bench/step.py --bench build/release/bench/bench_step --torch-python PYTHON [--json FILE]
+                [--rounds 9] [--models mlp,lenet,resnet20,resnet18]
+
+Both sides stay alive and sleep while the other one measures; weights and batches are the same, and
+the losses of the first steps are compared before anything is timed. Of PyTorch's variants (memory
+format, optimizer, compiled or not) the fastest is compared. A figure is the median over the rounds;
+a ratio is that of two medians of one run. PYTHON is any that can import torch and numpy.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+
+PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "ddp_step.py")
+LOSSES, SECONDS = 10, 0.5  # steps whose losses are compared; length of a measurement
+
+
+class Ours:
+    def __init__(self, arguments, model, folder):
+        control, dump = os.path.join(folder, "control"), os.path.join(folder, "dump")
+        paths = [f"{control}.{rank}" for rank in range(arguments.ranks)]
+        for path in paths:
+            os.mkfifo(path)
+        self.process = subprocess.Popen(
+            [arguments.mpirun, "-n", str(arguments.ranks), arguments.bench, model, control, dump],
+            stdout=subprocess.PIPE, text=True)
+        self.about = self.answer()
+        self.about["dump"] = dump
+        self.commands = [open(path, "w", buffering=1) for path in paths]
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("bench_step ended")
+        return json.loads(line)
+
+    def tell(self, line):
+        for commands in self.commands:
+            commands.write(line + "\n")
+
+    def ask(self, line):
+        self.tell(line)
+        return self.answer()
+
+    def close(self):
+        self.tell("quit")
+        self.process.wait()
+
+
+class Peer:
+    def __init__(self, arguments):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.processes = []
+        for rank in range(arguments.ranks):
+            environment = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(arguments.ranks),
+                               MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+                               OMP_NUM_THREADS="1")
+            self.processes.append(subprocess.Popen(
+                [arguments.torch_python, PEER], env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE if rank == 0 else None))
+        self.about = self.answer()
+
+    def answer(self):
+        line = self.processes[0].stdout.readline()
+        if not line:
+            raise SystemExit("PyTorch ended")
+        return json.loads(line)
+
+    def tell(self, line):
+        for process in self.processes:
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+
+    def ask(self, line):
+        self.tell(line)
+        return self.answer()
+
+    def close(self):
+        self.tell("quit")
+        for process in self.processes:
+            process.wait()
+
+
+def difference(ours, theirs):
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs))
+
+
+def choose_variant(peer):
+    """The fastest of PyTorch's forms, and the seconds of a step in each."""
+    seconds, failures = {}, {}
+    for name in peer.about["variants"]:
+        ready = peer.ask(f"variant {name}")
+        if not ready["ready"]:
+            failures[name] = ready["why"]
+            continue
+        steps = max(2, round(SECONDS / peer.ask("time 2")["seconds"] * 2))
+        seconds[name] = statistics.median(peer.ask(f"time {steps}")["seconds"] / steps
+                                          for _ in range(3))
+    best = min(seconds, key=seconds.get)
+    peer.ask(f"variant {best}")
+    return best, seconds, failures
+
+
+def compare_losses(ours, peer, model):
+    """Losses of all ways; stops when those that must agree do not."""
+    theirs = peer.ask(f"losses {LOSSES}")["losses"]
+    curves = {"torch": theirs}
+    for way, name in enumerate(ours.about["ways"]):
+        curves[name] = ours.ask(f"losses {way} {LOSSES}")["losses"]
+        apart = difference(curves[name], theirs)
+        # batch norm over other groups of samples is another function: only said, not demanded
+        same_function = name.endswith("V=ranks") or model == "mlp"
+        print(f"{model:9} losses of {LOSSES} steps, {name}: within {apart:.1e} of PyTorch's",
+              flush=True)
+        if same_function and not apart < 2e-3:
+            raise SystemExit(f"{model}: {name} computes something else: "
+                             f"{curves[name]} and {theirs}")
+    return curves
+
+
+def measure(arguments, model, peer):
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(arguments, model, folder)
+        about = ours.about
+        peer.tell("open " + json.dumps(about))
+        variant, variants, failures = choose_variant(peer)
+        curves = compare_losses(ours, peer, model)
+        steps = max(2, round(SECONDS / variants[variant]))
+        asks = [(name, lambda way=way: ours.ask(f"time {way} {steps}"))
+                for way, name in enumerate(about["ways"])]
+        asks.insert(1, ("torch", lambda: peer.ask(f"time {steps}")))
+        seconds = {name: [] for name, _ in asks}
+        ceilings = []
+        for turn in range(arguments.rounds):
+            for name, ask in asks if turn % 2 == 0 else asks[::-1]:
+                seconds[name].append(ask()["seconds"] / steps)
+            if turn % 4 == 0:
+                ceilings.append(ours.ask("ceilings"))
+        ours.close()
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    flop = about["flop_per_sample"] * about["batch"]
+    ceiling = {key: statistics.median(c[key] for c in ceilings) for key in ceilings[0]}
+    results = {}
+    for name, value in median.items():
+        results[name] = {"step_ms": 1e3 * value, "samples_per_second": about["batch"] / value,
+                         "gflops": flop / value / 1e9, "fastest_step_ms": 1e3 * min(seconds[name]),
+                         "faster_than_torch": median["torch"] / value}
+        print(f"{model:9} batch {about['batch']}  {about['ranks']} ranks x 1 thread  cpu  "
+              f"{name:14} {1e3 * value:9.3f} ms  {about['batch'] / value:9.0f} samples/s  "
+              f"{flop / value / 1e9:6.1f} GFLOP/s  {median['torch'] / value:5.2f} x torch",
+              flush=True)
+    print(f"{model:9} torch: {variant}; FMA peak {ceiling['fma_gflops_per_core']:.0f} GFLOP/s a "
+          f"core, memcpy {ceiling['memcpy_gb_s_per_rank']:.1f} GB/s a rank", flush=True)
+    return {"model": model, "batch": about["batch"], "ranks": about["ranks"], "threads": 1,
+            "device": about["device"], "steps_a_round": steps, "rounds": arguments.rounds,
+            "gflop_a_step": flop / 1e9, "torch_variant": variant,
+            "torch_variants_step_ms": {k: 1e3 * v for k, v in variants.items()},
+            "torch_variants_failed": failures, "ceilings": ceiling, "losses": curves,
+            "results": results}
+
+
+def processor():
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bench", default="build/release/bench/bench_step")
+    parser.add_argument("--torch-python", default="python3")
+    parser.add_argument("--mpirun", default="mpirun")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--models", default="mlp,lenet,resnet20,resnet18")
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    peer = Peer(arguments)
+    models = [measure(arguments, model, peer) for model in arguments.models.split(",")]
+    peer.close()
+    report = {"bench": "step", "processor": processor(), "cores": os.cpu_count(),
+              "load_before": load_before, "load_after": os.getloadavg()[0],
+              "date": time.strftime("%Y-%m-%d"), "torch": peer.about["torch"],
+              "torch_capability": peer.about["capability"], "models": models}
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(report, file, indent=1)
+            file.write("\n")
+
+
+main()
