@@ -2,12 +2,16 @@
 """Compares a training step with PyTorch DistributedDataParallel's, interleaved, on the same cores.
 
   bench/step.py --bench build/release/bench/bench_step --torch-python PYTHON [--json FILE]
-                [--rounds 9] [--models mlp,lenet,resnet20,resnet18]
+                [--rounds 9] [--rest 0] [--models mlp,lenet,resnet20,resnet18]
 
 Both sides stay alive and sleep while the other one measures; weights and batches are the same, and
 the losses of the first steps are compared before anything is timed. Of PyTorch's variants (memory
 format, optimizer, compiled or not) the fastest is compared. A figure is the median over the rounds;
 a ratio is that of two medians of one run. PYTHON is any that can import torch and numpy.
+
+On a machine that others use, too, a side that sleeps while it waits (gloo) is punished more than one
+that spins: start the whole under `chrt --rr 1`, with --rest so many seconds between measurements for
+the others' work.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import tempfile
 import time
 
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "ddp_step.py")
-LOSSES, SECONDS = 10, 0.5  # steps whose losses are compared; length of a measurement
+LOSSES, SECONDS = 10, 0.4  # steps whose losses are compared; length of a measurement
 
 
 class Ours:
@@ -95,7 +99,7 @@ def difference(ours, theirs):
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs))
 
 
-def choose_variant(peer):
+def choose_variant(peer, rest):
     """The fastest of PyTorch's forms, and the seconds of a step in each."""
     seconds, failures = {}, {}
     for name in peer.about["variants"]:
@@ -104,8 +108,11 @@ def choose_variant(peer):
             failures[name] = ready["why"]
             continue
         steps = max(2, round(SECONDS / peer.ask("time 2")["seconds"] * 2))
-        seconds[name] = statistics.median(peer.ask(f"time {steps}")["seconds"] / steps
-                                          for _ in range(3))
+        turns = []
+        for _ in range(3):
+            time.sleep(rest)
+            turns.append(peer.ask(f"time {steps}")["seconds"] / steps)
+        seconds[name] = statistics.median(turns)
     best = min(seconds, key=seconds.get)
     peer.ask(f"variant {best}")
     return best, seconds, failures
@@ -133,7 +140,7 @@ def measure(arguments, model, peer):
         ours = Ours(arguments, model, folder)
         about = ours.about
         peer.tell("open " + json.dumps(about))
-        variant, variants, failures = choose_variant(peer)
+        variant, variants, failures = choose_variant(peer, arguments.rest)
         curves = compare_losses(ours, peer, model)
         steps = max(2, round(SECONDS / variants[variant]))
         asks = [(name, lambda way=way: ours.ask(f"time {way} {steps}"))
@@ -143,6 +150,7 @@ def measure(arguments, model, peer):
         ceilings = []
         for turn in range(arguments.rounds):
             for name, ask in asks if turn % 2 == 0 else asks[::-1]:
+                time.sleep(arguments.rest)
                 seconds[name].append(ask()["seconds"] / steps)
             if turn % 4 == 0:
                 ceilings.append(ours.ask("ceilings"))
@@ -184,6 +192,7 @@ def main():
     parser.add_argument("--mpirun", default="mpirun")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rest", type=float, default=0)
     parser.add_argument("--models", default="mlp,lenet,resnet20,resnet18")
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -193,7 +202,8 @@ def main():
     peer.close()
     report = {"bench": "step", "processor": processor(), "cores": os.cpu_count(),
               "load_before": load_before, "load_after": os.getloadavg()[0],
-              "date": time.strftime("%Y-%m-%d"), "torch": peer.about["torch"],
+              "scheduling": "other" if os.sched_getscheduler(0) == os.SCHED_OTHER else "realtime",
+              "rest_s": arguments.rest, "date": time.strftime("%Y-%m-%d"), "torch": peer.about["torch"],
               "torch_capability": peer.about["capability"], "models": models}
     if arguments.json:
         with open(arguments.json, "w") as file:
