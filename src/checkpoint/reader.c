@@ -1,10 +1,12 @@
 /* Reads a checkpoint: proves the user block and the region, learns the entries, then streams the
- * tensors segment by segment, each proved before a byte of it is handed on. */
+ * tensors segment by segment, each proved before a byte of it is handed on, while those behind it are
+ * being read. */
 #include "src/checkpoint/checkpoint.h"
 
 #include "src/checkpoint/image.h"
 #include "src/checkpoint/omit.h"
 #include "src/checkpoint/plan.h"
+#include "src/checkpoint/read_ahead.h"
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
@@ -117,22 +119,22 @@ static int64_t region_end(const CheckpointReader *reader) {
     return CHECKPOINT_USER_BLOCK + reader->block.metadata_bytes;
 }
 
-/* Reads segment `i` into `buffer` and proves it. */
-static Status read_segment(const CheckpointReader *reader, int64_t i, unsigned char *buffer,
-                           size_t bytes) {
+/* The next segment, `i`, proved. */
+static Status read_segment(const CheckpointReader *reader, ReadAhead *ahead, int64_t i,
+                           size_t size, const unsigned char **bytes) {
     int64_t start = region_end(reader) + i * CHECKPOINT_SEGMENT;
-    if (file_read_at(reader->fd, buffer, bytes, start) != 0)
+    Digest found, expected;
+    if (read_ahead_next(ahead, bytes, &found) != 0)
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot read %s (offset %lld): %s",
                     reader->name, (long long)start, strerror(errno));
-    Digest expected;
     memcpy(&expected,
            reader->region + (reader->image.segments_offset - CHECKPOINT_USER_BLOCK) +
                16 * i,
            sizeof expected);
-    if (!digest_equal(digest_of(buffer, bytes), expected))
+    if (!digest_equal(found, expected))
         return FAIL(STATUS_CORRUPT, FIX,
                     "%s: segment %lld (offset %lld, %zu bytes) does not match its digest",
-                    reader->name, (long long)i, (long long)start, bytes);
+                    reader->name, (long long)i, (long long)start, size);
     return STATUS_OK;
 }
 
@@ -154,7 +156,7 @@ static Status hand_on(const CheckpointReader *reader, const unsigned char *bytes
     return STATUS_OK;
 }
 
-static Status stream_segments(const CheckpointReader *reader, unsigned char *buffer,
+static Status stream_segments(const CheckpointReader *reader, ReadAhead *ahead,
                               CheckpointSink sink, void *context) {
     int next = 0;
     TRY(hand_on(reader, reader->region, CHECKPOINT_USER_BLOCK, region_end(reader), &next,
@@ -162,23 +164,22 @@ static Status stream_segments(const CheckpointReader *reader, unsigned char *buf
     int64_t start = region_end(reader);
     for (int64_t i = 0; i < reader->image.segments; i++) {
         int64_t left = reader->block.bytes - start;
-        size_t bytes = (size_t)(left < CHECKPOINT_SEGMENT ? left : CHECKPOINT_SEGMENT);
-        TRY(read_segment(reader, i, buffer, bytes));
-        TRY(hand_on(reader, buffer, start, start + (int64_t)bytes, &next, sink, context));
-        start += (int64_t)bytes;
+        size_t size = (size_t)(left < CHECKPOINT_SEGMENT ? left : CHECKPOINT_SEGMENT);
+        const unsigned char *bytes;
+        TRY(read_segment(reader, ahead, i, size, &bytes));
+        TRY(hand_on(reader, bytes, start, start + (int64_t)size, &next, sink, context));
+        start += (int64_t)size;
     }
     return STATUS_OK;
 }
 
 Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink,
                                 void *context) {
-    unsigned char *buffer = malloc(CHECKPOINT_SEGMENT);
-    if (buffer == NULL)
-        return FAIL(STATUS_MEMORY, NULL, "no memory to read %s", reader->name);
-    posix_fadvise(reader->fd, 0, 0,
-                  POSIX_FADV_SEQUENTIAL); /* advice: its failure is harmless */
-    Status status = stream_segments(reader, buffer, sink, context);
-    free(buffer);
+    ReadAhead *ahead;
+    TRY(read_ahead_open(reader->fd, region_end(reader), reader->block.bytes,
+                        CHECKPOINT_SEGMENT, &ahead));
+    Status status = stream_segments(reader, ahead, sink, context);
+    read_ahead_close(ahead);
     return status;
 }
 

@@ -1,9 +1,12 @@
 /* The bytes of one checkpoint on their way from rank 0's disk into every rank's arenas.
  *
  * All entries, in order of file offset, are one line of bytes. Rank 0 puts what it has verified into
- * its own arenas and sends that stretch of the line on in frames, while the rest is still on the disk.
- * A frame inside one entry travels from arena to arena; several small entries share one through a
- * buffer. A frame of length 0 ends the line, -1 says that the file is bad. */
+ * its own arenas and sends that stretch of the line on in frames, while threads of the reader bring in
+ * and verify what comes behind. A frame inside one entry travels from arena to arena; several small
+ * entries share one through a buffer. A frame of length 0 ends the line, -1 says that the file is bad.
+ *
+ * Every rank digests a frame where it came to lie, while the next one is on its way: when the line
+ * ends, so is the digest of the state. */
 #include "src/checkpoint/restore_stream.h"
 
 #include "src/checkpoint/omit.h"
@@ -12,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 enum { FRAME_BYTES = 4 << 20, SHARED_BYTES = 1 << 20, WORTH_OWN_FRAME = 256 << 10 };
 enum { LINE_END = 0, LINE_FAILED = -1 };
@@ -27,6 +31,8 @@ typedef struct {
     size_t ahead;          /* rank 0: bytes in the arenas that were not sent yet */
     int at;                /* the entry of `order` where the next frame begins … */
     size_t at_offset;      /* … and where in it */
+    XXH3_state_t *hash;    /* of that entry, up to there */
+    Digest *values;        /* of each entry in the arenas that the line has passed */
 } Line;
 
 /* ---- the line */
@@ -76,8 +82,11 @@ static Status open_line(Line *line, const CheckpointReader *reader) {
     size_t order_bytes = (size_t)line->state->count * sizeof *line->order;
     line->order = calloc(1, order_bytes + 1);
     line->buffer = malloc(SHARED_BYTES);
+    line->values = calloc((size_t)line->state->count + 1, sizeof *line->values);
+    line->hash = XXH3_createState();
     Status mine = STATUS_OK;
-    if (line->order == NULL || line->buffer == NULL)
+    if (line->order == NULL || line->buffer == NULL || line->values == NULL ||
+        line->hash == NULL)
         mine = FAIL(STATUS_MEMORY, NULL, "no memory for a restore's buffer (%d bytes)",
                     SHARED_BYTES);
     else if (reader != NULL)
@@ -111,6 +120,17 @@ static size_t piece_here(Line *line, unsigned char **data) {
     return state->entries[index].bytes - line->at_offset;
 }
 
+/* Moves on over `bytes` that have come to lie in the entry here. */
+static void pass(Line *line, const unsigned char *data, size_t bytes) {
+    int index = line->order[line->at];
+    if (line->at_offset == 0) XXH3_128bits_reset(line->hash);
+    XXH3_128bits_update(line->hash, data, bytes);
+    line->at_offset += bytes;
+    if (line->at_offset < line->state->entries[index].bytes) return;
+    XXH128_hash_t value = XXH3_128bits_digest(line->hash);
+    line->values[index] = (Digest){value.high64, value.low64};
+}
+
 typedef enum { GATHER_INTO_BUFFER, SCATTER_FROM_BUFFER } Direction;
 
 static void walk_buffer(Line *line, size_t bytes, Direction direction) {
@@ -123,7 +143,7 @@ static void walk_buffer(Line *line, size_t bytes, Direction direction) {
             memcpy(line->buffer + done, data, count);
         else
             memcpy(data, line->buffer + done, count);
-        line->at_offset += count;
+        pass(line, data, count);
         done += count;
     }
 }
@@ -133,8 +153,9 @@ static Status move_frame(Line *line, size_t bytes) {
     Collective *collective = line->collective;
     unsigned char *data = NULL;
     if (piece_here(line, &data) >= bytes) {
-        line->at_offset += bytes;
-        return collective->ops->broadcast(collective, data, bytes, 0);
+        TRY(collective->ops->broadcast(collective, data, bytes, 0));
+        pass(line, data, bytes);
+        return STATUS_OK;
     }
     assert(bytes <= SHARED_BYTES);
     if (collective->rank == 0) walk_buffer(line, bytes, GATHER_INTO_BUFFER);
@@ -235,7 +256,11 @@ static Status compare(Line *line, const UserBlock *block, bool *file_failed) {
                                      collective->size);
     Status outcome = collective->ops->agree(collective, mine);
     if (outcome == STATUS_OK) {
-        Digest own = state_digest(line->state);
+        for (int i = 0; i < line->state->count; i++) /* what no frame has brought */
+            if (line->order[i] < 0)
+                line->values[-1 - line->order[i]] =
+                    state_entry_digest(line->state, -1 - line->order[i]);
+        Digest own = state_digest_of_values(line->state, line->values);
         outcome = collective->ops->gather(collective, &own, sizeof own, all);
     }
     if (outcome == STATUS_OK) { /* all see the same digests and find the same; one text */
@@ -266,5 +291,7 @@ Status restore_stream(Collective *collective, CheckpointReader *reader, State *s
         wipe(state); /* nothing of a bad file may shine through the next one */
     free(line.order);
     free(line.buffer);
+    free(line.values);
+    XXH3_freeState(line.hash);
     return outcome;
 }

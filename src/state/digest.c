@@ -55,7 +55,7 @@ Digest state_digester_finish(StateDigester *digester) {
     return digest;
 }
 
-Digest state_digest(const State *state) {
+Digest state_digest_of_values(const State *state, const Digest *values) {
     StateDigester *digester = state_digester_create();
     const Entry **sorted = malloc((size_t)(state->count + 1) * sizeof *sorted);
     if (digester == NULL || sorted == NULL)
@@ -65,10 +65,19 @@ Digest state_digest(const State *state) {
     qsort(sorted, (size_t)state->count, sizeof *sorted, by_path);
     for (int i = 0; i < state->count; i++)
         state_digester_add(digester, sorted[i]->path, sorted[i]->dtype, sorted[i]->rank,
-                           sorted[i]->shape,
-                           state_entry_digest(state, (int)(sorted[i] - state->entries)));
+                           sorted[i]->shape, values[sorted[i] - state->entries]);
     free(sorted);
     return state_digester_finish(digester);
+}
+
+Digest state_digest(const State *state) {
+    Digest *values = malloc((size_t)(state->count + 1) * sizeof *values);
+    if (values == NULL) abort(); /* a few kilobytes: nothing can go on */
+    for (int i = 0; i < state->count; i++)
+        values[i] = state_entry_digest(state, i);
+    Digest digest = state_digest_of_values(state, values);
+    free(values);
+    return digest;
 }
 
 bool state_is_finite(const State *state, int *index) {

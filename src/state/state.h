@@ -81,6 +81,9 @@ void *state_data(const State *state, int index);
  * Two runs are bit-equal when their final digests are. Ranks: local */
 Digest state_digest(const State *state);
 
+/* The same, when the digest of each entry's bytes is known already: values[i] is entry i's. */
+Digest state_digest_of_values(const State *state, const Digest *values);
+
 /* The same digest of values that lie in no State (a file's, say): create, add every entry in order
  * of path (strcmp) with the digest of its bytes, finish. There is no other walk.
  * Memory: the caller's until state_digester_finish; NULL when there is none */
