@@ -1,0 +1,151 @@
+/* What happens between two steps: evaluate, update the best, save. */
+#include "src/train/trainer_parts.h"
+
+#include "src/core/fault.h"
+#include "src/core/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { LAST_SAVE_TRIES = 3 };
+
+bool boundary_evaluation_is_due(const Trainer *self) {
+    const Scalars *at = &self->base.scalars;
+    int64_t every = self->base.config->train.evaluate_every_steps;
+    if (self->base.data.validation.count == 0 || *at->step == 0 ||
+        *at->evaluated_step == *at->step)
+        return false;
+    if (*at->step == *at->total_steps) return true;
+    return every > 0 ? *at->step % every == 0 : *at->position == 0;
+}
+
+static Status evaluate(Trainer *self, uint32_t *bits) {
+    Scalars *at = &self->base.scalars;
+    Evaluation evaluation;
+    uint32_t asked = 0;
+    bool stopped;
+    double begin = trainer_now();
+    TRY(evaluator_run(self->evaluator, self->take_bits, &asked, &stopped, &evaluation));
+    *bits |= asked;
+    if (stopped) return STATUS_OK; /* evaluated_step stays behind: the resume repeats it */
+    *at->evaluated_step = *at->step;
+    *at->evaluated_loss = evaluation.loss;
+    *at->evaluated_accuracy = evaluation.accuracy;
+    bool better = *at->best_step < 0 || evaluation.accuracy > *at->best_accuracy;
+    if (better) {
+        *at->best_accuracy = evaluation.accuracy;
+        *at->best_step = *at->step;
+    }
+    if (!trainer_is_first(self)) return STATUS_OK;
+    LOG_I("evaluation at step %lld: loss %.4f, accuracy %.4f, top-5 %.4f (%lld samples, "
+          "%.2f s)%s",
+          (long long)*at->step, evaluation.loss, evaluation.accuracy, evaluation.top5,
+          (long long)evaluation.samples, trainer_now() - begin,
+          better ? ", the best so far" : "");
+    trainer_note(journal_metric, self->journal,
+                 json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I}", "kind", "evaluation",
+                           "step", (json_int_t)*at->step, "epoch", (json_int_t)*at->epoch,
+                           "loss", evaluation.loss, "accuracy", evaluation.accuracy, "top5",
+                           evaluation.top5, "best_accuracy", *at->best_accuracy,
+                           "best_step", (json_int_t)*at->best_step));
+    return STATUS_OK;
+}
+
+/* The fields of the user block that the trainer knows. */
+static void fill_block(const Trainer *self, UserBlock *block) {
+    const Setup *base = &self->base;
+    const Config *config = base->config;
+    memset(block, 0, sizeof *block);
+    snprintf(block->run, sizeof block->run, "%s", config->run.name);
+    block->generation = self->owner.generation;
+    block->step = *base->scalars.step;
+    block->epoch = *base->scalars.epoch;
+    if (*base->scalars.evaluated_step >= 0)
+        snprintf(block->metrics, sizeof block->metrics,
+                 "{\"evaluated_step\":%lld,\"loss\":%.9g,\"accuracy\":%.9g,\"best_"
+                 "accuracy\":%.9g}",
+                 (long long)*base->scalars.evaluated_step, *base->scalars.evaluated_loss,
+                 *base->scalars.evaluated_accuracy, *base->scalars.best_accuracy);
+    else
+        snprintf(block->metrics, sizeof block->metrics, "{}");
+    snprintf(block->device_kind, sizeof block->device_kind, "%s", base->backend->kind);
+    snprintf(block->author, sizeof block->author, "%s", config->run.author);
+    snprintf(block->note, sizeof block->note, "%s", config->run.note);
+}
+
+/* No later save makes up for this one. */
+static Status report_unsaved(const SaverEvent *event, const char *why) {
+    Failure cause = event->failure;
+    return FAIL(
+        cause.code, cause.fix,
+        "step %lld (%s) is the launch's last, and its state is not saved (a relaunch "
+        "goes on from the newest checkpoint): %.1500s",
+        (long long)event->step, why, cause.what);
+}
+
+/* Saves the state of this boundary. A save that fails is said and counted; training goes on, and the
+ * saver turns too many in a row into a failure. The launch's last save is tried again, and then its
+ * failure is the launch's: nobody may be told "finished" or "stopped" of a state that is lost. */
+static Status save(Trainer *self, const char *why, bool last) {
+    UserBlock block;
+    fill_block(self, &block);
+    if (trainer_is_first(self)) {
+        if (journal_sync(self->journal) != STATUS_OK)
+            LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
+    }
+    fault_point("save");
+    SaverEvent event;
+    for (int tries_left = last ? LAST_SAVE_TRIES : 1; tries_left > 0; tries_left--) {
+        TRY(saver_begin(self->saver, &block));
+        TRY(saver_finish(self->saver));
+        TRY(saver_poll(self->saver, &event));
+        if (event.status == STATUS_OK) break;
+    }
+    if (last && event.status != STATUS_OK) return report_unsaved(&event, why);
+    if (event.finished && event.status == STATUS_OK) {
+        self->saved_step = event.step;
+        snprintf(self->saved_name, sizeof self->saved_name, "%s", event.name);
+    }
+    if (event.finished && event.status == STATUS_OK && trainer_is_first(self)) {
+        LOG_I("saved step %lld (%s): %s, %.1f MiB in %.2f s", (long long)event.step, why,
+              event.name, (double)event.bytes / 1048576.0, event.seconds);
+        trainer_note(journal_event, self->journal,
+                     json_pack("{s:s, s:I, s:s, s:s, s:I, s:f}", "event", "save", "step",
+                               (json_int_t)event.step, "file", event.name, "why", why,
+                               "bytes", (json_int_t)event.bytes, "seconds", event.seconds));
+    }
+    fault_point("after_commit");
+    return STATUS_OK;
+}
+
+/* Why a save is due here; NULL when none is. */
+static const char *save_reason(const Trainer *self, uint32_t bits) {
+    const Scalars *at = &self->base.scalars;
+    const Config *config = self->base.config;
+    if (*at->step == self->saved_step)
+        return NULL; /* restored from, or saved, right here */
+    if ((bits & CONTROL_STOP) != 0) return "stop";
+    if ((bits & CONTROL_SAVE) != 0) return "asked for";
+    if (*at->step == *at->total_steps) return "end";
+    if (*at->position == 0 && *at->step > 0 && config->checkpoint.every_epoch)
+        return "epoch";
+    int64_t every = config->checkpoint.every_steps;
+    if (every > 0 && *at->step > 0 && *at->step % every == 0) return "interval";
+    return NULL;
+}
+
+Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
+    if (boundary_evaluation_is_due(self) && (bits & CONTROL_STOP) == 0) {
+        TRY(evaluate(self, &bits));
+        /* the file of this very step, if there is one, is from before the evaluation */
+        if (*self->base.scalars.evaluated_step == *self->base.scalars.step &&
+            self->saved_step == *self->base.scalars.step)
+            self->saved_step = -1;
+    }
+    const char *why = save_reason(self, bits);
+    bool last = (bits & CONTROL_STOP) != 0 ||
+                *self->base.scalars.step == *self->base.scalars.total_steps;
+    if (why != NULL) TRY(save(self, why, last));
+    *stopped = (bits & CONTROL_STOP) != 0;
+    return STATUS_OK;
+}

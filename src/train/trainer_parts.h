@@ -1,0 +1,59 @@
+/* What the files of the trainer share: trainer_start.c opens a launch, trainer.c steps, boundary.c
+ * evaluates and saves. Nobody else includes this. */
+#pragma once
+
+#include "src/checkpoint/saver.h"
+#include "src/train/evaluate.h"
+#include "src/train/journal.h"
+#include "src/train/schedule.h"
+#include "src/train/setup.h"
+#include "src/train/step.h"
+
+#include <jansson.h>
+
+typedef struct {
+    Setup base;
+    uint32_t (*take_bits)(void);
+    Horizon horizon;
+    Owner owner; /* rank 0 */
+    bool owned;
+    CheckpointText text;
+    char *config_yaml, *lineage;
+    Saver *saver;
+    Journal *journal; /* rank 0 */
+    Step *step;
+    Evaluator *evaluator;
+    Loader *loader;
+    int64_t launch_steps, launch_samples, saved_step;
+    char saved_name[64];
+    double started; /* trainer_now() at the first step */
+} Trainer;
+
+static inline bool trainer_is_first(const Trainer *self) {
+    return self->base.collective->rank == 0;
+}
+
+static inline Status trainer_agree(Trainer *self, Status mine) {
+    return self->base.collective->ops->agree(self->base.collective, mine);
+}
+
+/* Seconds of a clock that only goes forward. */
+double trainer_now(void);
+
+/* Writes an object (may be NULL: no memory) as a line of the journal and frees it. The journal is for
+ * people: a line that cannot be written is said, and training goes on. Ranks: local; rank 0 */
+void trainer_note(Status (*write)(Journal *, const char *), Journal *journal,
+                  json_t *object);
+
+/* From a setup to the first step: a fresh start's values, the run directory, all parts. Collective.
+ * Memory: trainer_stop, also after a failure. Errors: the first failing rank's, on every rank */
+Status trainer_start(Trainer *self);
+void trainer_stop(Trainer *self);
+
+/* Whether the state of this boundary is to be evaluated: where one is configured, once. Due right after
+ * a restore: a stop cut it short. */
+bool boundary_evaluation_is_due(const Trainer *self);
+
+/* Evaluate, update the best, save. `bits`: what any rank asked for in the step before. *stopped when a
+ * stop was asked for; the state is then safe. Collective */
+Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped);

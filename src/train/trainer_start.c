@@ -1,0 +1,211 @@
+/* Opens a launch: takes the run directory, says what it stands on, and closes everything again. */
+#include "src/train/trainer_parts.h"
+
+#include "src/core/file.h"
+#include "src/core/log.h"
+#include "src/model/model.h"
+#include "src/train/progress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+double trainer_now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Writes an object as one line and frees it. NULL (no memory) is an error, too. */
+static Status write_line(Status (*write)(Journal *, const char *), Journal *journal,
+                         json_t *object) {
+    char *text =
+        object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (text == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory for a line of the journal");
+    Status status = write(journal, text);
+    free(text);
+    return status;
+}
+
+void trainer_note(Status (*write)(Journal *, const char *), Journal *journal,
+                  json_t *object) {
+    if (write_line(write, journal, object) != STATUS_OK)
+        LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
+}
+
+static void utc_now(char text[32]) {
+    time_t seconds = time(NULL);
+    struct tm parts;
+    gmtime_r(&seconds, &parts);
+    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &parts);
+}
+
+static void start_fresh(Trainer *self) {
+    const Config *config = self->base.config;
+    Scalars *at = &self->base.scalars;
+    int64_t per_epoch = self->horizon.steps_per_epoch;
+    *at->seed = config->run.seed;
+    *at->total_steps = config->train.epochs * per_epoch;
+    if (config->train.max_steps > 0 && config->train.max_steps < *at->total_steps)
+        *at->total_steps = config->train.max_steps;
+    *at->evaluated_step = -1;
+    *at->best_step = -1;
+    graph_initialise(self->base.graph, config->run.seed);
+}
+
+/* This launch as an element of the lineage. */
+static json_t *launch_object(const Trainer *self, int64_t generation) {
+    const Setup *base = &self->base;
+    char time_text[32];
+    utc_now(time_text);
+    return json_pack("{s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s}", "generation",
+                     (json_int_t)generation, "ranks", base->collective->size, "hosts",
+                     base->collective->hosts, "device_kind", base->backend->kind,
+                     "restored_from", base->restored.name, "restored_step",
+                     (json_int_t)base->restored.block.step, "started_at", time_text,
+                     "version", REKINDLE_VERSION);
+}
+
+static Status make_texts(Trainer *self, int64_t generation) {
+    const RestoreResult *restored = &self->base.restored;
+    TRY(config_to_yaml(self->base.config, &self->config_yaml));
+    json_t *lineage =
+        restored->restored ? json_loads(restored->lineage, 0, NULL) : json_array();
+    if (!json_is_array(lineage)) {
+        json_decref(lineage);
+        return FAIL(STATUS_CORRUPT, NULL, "the lineage in %s is not a list",
+                    restored->name);
+    }
+    json_array_append_new(lineage, launch_object(self, generation));
+    self->lineage = json_dumps(lineage, JSON_COMPACT);
+    json_decref(lineage);
+    if (self->lineage == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory for the lineage");
+    self->text = (CheckpointText){.identity = self->base.identity,
+                                  .config = self->config_yaml,
+                                  .lineage = self->lineage};
+    return STATUS_OK;
+}
+
+static Status write_config(const Trainer *self) {
+    int directory = open(self->base.config->run.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open run.dir %s: %s",
+                    self->base.config->run.dir, strerror(errno));
+    file_sweep(directory, "config.yaml");
+    Status status = file_replace(directory, "config.yaml", self->config_yaml,
+                                 strlen(self->config_yaml));
+    close(directory);
+    return status;
+}
+
+/* Rank 0 takes the run directory for this launch. */
+static Status own_directory(Trainer *self) {
+    const RestoreResult *restored = &self->base.restored;
+    OwnerClaim claim = restore_claim(restored);
+    claim.saved_anew = boundary_evaluation_is_due(self) && restored->path[0] == '\0';
+    TRY(owner_take(self->base.config->run.dir, &claim, OWNER_WATCH_S, &self->owner));
+    self->owned = true;
+    catalog_sweep(&self->owner);
+    restore_mark_passed_over(restored, &self->owner);
+    TRY(make_texts(self, self->owner.generation));
+    TRY(write_config(self));
+    return journal_open(self->base.config->run.dir,
+                        restored->restored ? restored->block.step : -1, &self->journal);
+}
+
+static Status open_parts(Trainer *self) {
+    Setup *base = &self->base;
+    LoaderOptions evaluation = setup_loader(base, false);
+    if (evaluation.samples->count > 0)
+        TRY(evaluator_open(base->graph, base->state, base->backend, base->workers,
+                           base->collective, &evaluation, &self->evaluator));
+    if (*base->scalars.step < *base->scalars.total_steps) {
+        LoaderOptions training = setup_loader(base, true);
+        TRY(loader_open(&training, &self->loader));
+    }
+    return STATUS_OK;
+}
+
+static void print_start(const Trainer *self) {
+    const Setup *base = &self->base;
+    const Config *config = base->config;
+    double state_mib = 0, parameters = 0;
+    for (int i = 0; i < ARENA_COUNT; i++)
+        state_mib += (double)base->state->arenas[i].bytes / 1048576.0;
+    for (int i = 0; i < base->state->count; i++)
+        if (base->state->entries[i].arena == ARENA_PARAMETER)
+            parameters += (double)base->state->entries[i].bytes / sizeof(float);
+    LOG_I("run %s: %s with %.0f parameters, %lld training and %lld validation samples",
+          config->run.name, config->model.arch, parameters,
+          (long long)base->data.train.count, (long long)base->data.validation.count);
+    LOG_I("%d rank%s on %d host%s, %d thread%s each, %lld shards, %s reduction, device: %s",
+          base->collective->size, base->collective->size == 1 ? "" : "s",
+          base->collective->hosts, base->collective->hosts == 1 ? "" : "s",
+          workers_count(base->workers), workers_count(base->workers) == 1 ? "" : "s",
+          (long long)config->train.shards, config->train.reduction, base->backend->kind);
+    LOG_I("state %.1f MiB; run directory %s, generation %lld", state_mib, config->run.dir,
+          (long long)self->owner.generation);
+    int64_t smallest = config->train.batch / config->train.shards;
+    if (model_has_batch_norm(base->graph) && smallest < 16)
+        LOG_W("batch norm is computed per shard and a shard has %lld samples; below 16 its "
+              "statistics are noisy: lower train.shards or raise train.batch if accuracy "
+              "suffers",
+              (long long)smallest);
+    if (!base->restored.restored)
+        LOG_I("fresh start, %lld steps to go", (long long)*base->scalars.total_steps);
+    else
+        LOG_I("restored %s: step %lld of %lld, in %.2f s", base->restored.name,
+              (long long)*base->scalars.step, (long long)*base->scalars.total_steps,
+              base->restored.seconds);
+}
+
+Status trainer_start(Trainer *self) {
+    Setup *base = &self->base;
+    const Config *config = base->config;
+    int64_t per_epoch =
+        (base->data.train.count + config->train.batch - 1) / config->train.batch;
+    self->horizon.steps_per_epoch = per_epoch;
+    if (!base->restored.restored) start_fresh(self);
+    self->horizon.total_steps = *base->scalars.total_steps;
+    TRY(base->backend->ops->parameters_changed(
+        base->backend, base->state->arenas[ARENA_PARAMETER].data,
+        (int64_t)(base->state->arenas[ARENA_PARAMETER].bytes / sizeof(float))));
+    TRY(trainer_agree(self, trainer_is_first(self) ? own_directory(self) : STATUS_OK));
+    TRY(step_open(base, &self->step));
+    TRY(trainer_agree(self, open_parts(self)));
+    TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
+                   base->state, &self->text, (int)config->checkpoint.keep_last,
+                   (int)config->checkpoint.max_failures, &self->saver));
+    self->saved_step = base->restored.restored ? base->restored.block.step : -1;
+    if (!trainer_is_first(self)) return STATUS_OK;
+    print_start(self);
+    trainer_note(journal_event, self->journal,
+                 json_pack("{s:s, s:I, s:o}", "event", "launch", "step",
+                           (json_int_t)*base->scalars.step, "launch",
+                           launch_object(self, self->owner.generation)));
+    if (base->restored.restored)
+        trainer_note(journal_event, self->journal,
+                     json_pack("{s:s, s:I, s:s, s:f}", "event", "restore", "step",
+                               (json_int_t)base->restored.block.step, "file",
+                               base->restored.name, "seconds", base->restored.seconds));
+    return STATUS_OK;
+}
+
+void trainer_stop(Trainer *self) {
+    progress_close();
+    loader_close(self->loader);
+    saver_close(self->saver);
+    evaluator_close(self->evaluator);
+    step_close(self->step);
+    journal_close(self->journal);
+    if (self->owned) owner_release(&self->owner);
+    free(self->config_yaml);
+    free(self->lineage);
+    setup_close(&self->base);
+}
