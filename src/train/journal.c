@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,7 +19,7 @@ struct Journal {
 enum { METRICS_LIMIT = 1 << 30 };
 
 /* Keeps the lines up to `step`; a torn last line (the writer was killed) goes, too. */
-static size_t keep_lines(char *text, int64_t step) {
+static size_t keep_lines(char *text, int64_t step, int64_t evaluated) {
     size_t kept = 0;
     for (char *line = text; *line != '\0';) {
         char *end = strchr(line, '\n');
@@ -26,7 +27,10 @@ static size_t keep_lines(char *text, int64_t step) {
         size_t length = (size_t)(end - line);
         json_t *parsed = json_loadb(line, length, 0, NULL);
         json_t *value = json_object_get(parsed, "step");
-        if (json_is_integer(value) && json_integer_value(value) <= step) {
+        const char *kind = json_string_value(json_object_get(parsed, "kind"));
+        bool evaluation = kind != NULL && strcmp(kind, "evaluation") == 0;
+        if (json_is_integer(value) &&
+            json_integer_value(value) <= (evaluation ? evaluated : step)) {
             memmove(text + kept, line, length + 1);
             kept += length + 1;
         }
@@ -36,7 +40,7 @@ static size_t keep_lines(char *text, int64_t step) {
     return kept;
 }
 
-static Status rewind_metrics(int directory, int64_t step) {
+static Status rewind_metrics(int directory, int64_t step, int64_t evaluated) {
     file_sweep(directory, "metrics.jsonl");
     if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0)
         return errno == ENOENT
@@ -46,7 +50,7 @@ static Status rewind_metrics(int directory, int64_t step) {
     char *text;
     size_t size;
     TRY(file_read(directory, "metrics.jsonl", METRICS_LIMIT, &text, &size));
-    size_t kept = keep_lines(text, step);
+    size_t kept = keep_lines(text, step, evaluated);
     Status status =
         kept == size ? STATUS_OK : file_replace(directory, "metrics.jsonl", text, kept);
     free(text);
@@ -61,14 +65,14 @@ static Status open_lines(int directory, const char *name, int *out) {
                             name, strerror(errno));
 }
 
-Status journal_open(const char *run_dir, int64_t step, Journal **out) {
+Status journal_open(const char *run_dir, int64_t step, int64_t evaluated, Journal **out) {
     *out = NULL;
     Journal *self = calloc(1, sizeof *self);
     if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the journal");
     self->metrics = self->ledger = -1;
     self->directory = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     Status status = self->directory >= 0
-                        ? rewind_metrics(self->directory, step)
+                        ? rewind_metrics(self->directory, step, evaluated)
                         : FAIL(STATUS_IO, file_fix_for(errno), "cannot open run.dir %s: %s",
                                run_dir, strerror(errno));
     if (status == STATUS_OK)

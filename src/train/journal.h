@@ -9,10 +9,11 @@
 
 typedef struct Journal Journal;
 
-/* Opens both files of a run directory. metrics.jsonl is rewound to `step`: lines of later steps go, by a
- * new file and a rename. step −1: a fresh start keeps no line. Memory: *out is the caller's
+/* Opens both files of a run directory. metrics.jsonl is rewound to `step`, and its evaluations to the
+ * `evaluated` one (a stop may have cut that of `step` short, and it is repeated): later lines go, by a new
+ * file and a rename. −1: a fresh start keeps no line. Memory: *out is the caller's
  * Errors: STATUS_IO, STATUS_MEMORY */
-Status journal_open(const char *run_dir, int64_t step, Journal **out);
+Status journal_open(const char *run_dir, int64_t step, int64_t evaluated, Journal **out);
 void journal_close(Journal *journal); /* NULL is allowed */
 
 /* Appends one line. `json` is an object's text without a line feed; it must hold "step". */

@@ -116,7 +116,8 @@ static Status own_directory(Trainer *self) {
     TRY(make_texts(self, self->owner.generation));
     TRY(write_config(self));
     return journal_open(self->base.config->run.dir,
-                        restored->restored ? restored->block.step : -1, &self->journal);
+                        restored->restored ? restored->block.step : -1,
+                        *self->base.scalars.evaluated_step, &self->journal);
 }
 
 static Status open_parts(Trainer *self) {

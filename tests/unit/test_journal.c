@@ -39,7 +39,7 @@ static void a_resume_rewinds_to_the_restored_step_and_drops_a_torn_line(void **u
         "{\"step\":10,\"loss\":1}\n{\"step\":20}\n{\"step\":30}\nnonsense\n"
         "{\"loss\":2}\n{\"step\":15}\n{\"step\":2");
     Journal *journal;
-    assert_ok(journal_open(folder, 20, &journal));
+    assert_ok(journal_open(folder, 20, 10, &journal));
     assert_ok(journal_metric(journal, "{\"step\":21}"));
     assert_ok(journal_sync(journal));
     journal_close(journal);
@@ -48,12 +48,25 @@ static void a_resume_rewinds_to_the_restored_step_and_drops_a_torn_line(void **u
         "{\"step\":10,\"loss\":1}\n{\"step\":20}\n{\"step\":15}\n{\"step\":21}\n");
 }
 
+/* Saved by a stop inside of the evaluation, which was then repeated and logged before a kill. */
+static void an_evaluation_that_will_be_repeated_goes(void **unused) {
+    (void)unused;
+    put("metrics.jsonl", "{\"kind\":\"evaluation\",\"step\":10}\n"
+                         "{\"kind\":\"train\",\"step\":20}\n"
+                         "{\"kind\":\"evaluation\",\"step\":20}\n");
+    Journal *journal;
+    assert_ok(journal_open(folder, 20, 10, &journal));
+    journal_close(journal);
+    assert_content("metrics.jsonl", "{\"kind\":\"evaluation\",\"step\":10}\n"
+                                    "{\"kind\":\"train\",\"step\":20}\n");
+}
+
 static void a_fresh_start_keeps_no_metric_but_every_event(void **unused) {
     (void)unused;
     put("metrics.jsonl", "{\"step\":10}\n");
     put("ledger.jsonl", "{\"event\":\"launch\",\"step\":0}\n");
     Journal *journal;
-    assert_ok(journal_open(folder, -1, &journal));
+    assert_ok(journal_open(folder, -1, -1, &journal));
     assert_ok(journal_event(journal, "{\"event\":\"launch\",\"step\":0}"));
     journal_close(journal);
     assert_content("metrics.jsonl", "");
@@ -64,7 +77,7 @@ static void a_fresh_start_keeps_no_metric_but_every_event(void **unused) {
 static void a_run_directory_that_is_not_there_is_named(void **unused) {
     (void)unused;
     Journal *journal;
-    assert_fails(journal_open("/no/such/run", -1, &journal), STATUS_IO, "/no/such/run");
+    assert_fails(journal_open("/no/such/run", -1, -1, &journal), STATUS_IO, "/no/such/run");
 }
 
 static int make_folder(void **unused) {
@@ -85,6 +98,7 @@ static int remove_folder(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_resume_rewinds_to_the_restored_step_and_drops_a_torn_line),
+        cmocka_unit_test(an_evaluation_that_will_be_repeated_goes),
         cmocka_unit_test(a_fresh_start_keeps_no_metric_but_every_event),
         cmocka_unit_test(a_run_directory_that_is_not_there_is_named),
     };
