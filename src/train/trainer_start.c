@@ -174,10 +174,11 @@ Status trainer_start(Trainer *self) {
     self->horizon.steps_per_epoch = per_epoch;
     if (!base->restored.restored) start_fresh(self);
     self->horizon.total_steps = *base->scalars.total_steps;
-    TRY(base->backend->ops->parameters_changed(
+    Status mine = base->backend->ops->parameters_changed(
         base->backend, base->state->arenas[ARENA_PARAMETER].data,
-        (int64_t)(base->state->arenas[ARENA_PARAMETER].bytes / sizeof(float))));
-    TRY(trainer_agree(self, trainer_is_first(self) ? own_directory(self) : STATUS_OK));
+        (int64_t)(base->state->arenas[ARENA_PARAMETER].bytes / sizeof(float)));
+    if (mine == STATUS_OK && trainer_is_first(self)) mine = own_directory(self);
+    TRY(trainer_agree(self, mine));
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
     TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
