@@ -3,7 +3,11 @@
  *
  * Statistics are taken tile by tile: mean and squared deviations of 64 rows in float, joined in
  * double with the rows before them, in the order of the rows. So there is no cancellation however
- * far the mean is from zero, and the order depends on the shape alone. */
+ * far the mean is from zero, and the order depends on the shape alone.
+ *
+ * Where 16 does not divide the channels, several rows are read as one wide row whose channels repeat:
+ * eight rows of 6 channels as one of 48. Then every tile is whole, and the repetitions' sums are joined
+ * at the end. */
 #include "kernels/cpu/cpu.h"
 
 #include "kernels/cpu/block.h"
@@ -17,6 +21,30 @@ static int64_t rows_of(const Tensor *x) {
 }
 static int64_t at_most(int64_t value, int64_t limit) {
     return value < limit ? value : limit;
+}
+
+/* An activation as wide rows, whose channels repeat `folds` times. */
+typedef struct {
+    int64_t rows, channels; /* of the wide form */
+    int64_t period, folds; /* channels = period · folds; the tensor has `period` channels */
+} Wide;
+
+static Wide wide_of(const Tensor *x) {
+    int64_t rows = rows_of(x), period = channels_of(x), folds = 1;
+    while (period * folds % BLOCK_CHANNELS != 0)
+        folds *= 2;
+    if (rows % folds != 0) folds = 1; /* narrow tiles are copied beside zeros */
+    return (Wide){rows / folds, period * folds, period, folds};
+}
+
+/* out[i] = the value of wide channel c + i. */
+static void repeat(float *out, const float *values, const Wide *wide, int64_t c,
+                   int64_t width) {
+    int64_t at = c % wide->period;
+    for (int64_t i = 0; i < width; i++) {
+        out[i] = values[at];
+        at = at + 1 == wide->period ? 0 : at + 1;
+    }
 }
 
 /* ---- sums over the rows of one tile. Row r goes to running sum r mod 2, of each quantity. */
@@ -55,20 +83,26 @@ typedef struct {
     double mean[BLOCK_CHANNELS], squares[BLOCK_CHANNELS]; /* sum of squared deviations */
 } Moments;
 
-/* Joins a tile of `rows` to the moments of the `before` rows above it (Chan, Golub, LeVeque). */
+/* Joins the mean and the squares of one channel's `rows` values to those of `before` others (Chan,
+ * Golub, LeVeque). */
+static void join(double *mean, double *squares, int64_t before, double more_mean,
+                 double more_squares, int64_t rows) {
+    double share = (double)rows / (double)(before + rows);
+    double delta = more_mean - *mean;
+    *mean += delta * share;
+    *squares += more_squares + delta * delta * ((double)before * share);
+}
+
+/* Joins a tile of `rows` to the moments of the `before` rows above it. */
 static void join_tile(Moments *moments, int64_t before, Block x, int64_t rows) {
     float sum[BLOCK_CHANNELS], mean[BLOCK_CHANNELS], squares[BLOCK_CHANNELS];
     tile_sum(x, rows, sum);
     for (int i = 0; i < BLOCK_CHANNELS; i++)
         mean[i] = sum[i] / (float)rows;
     tile_squares(x, rows, mean, squares);
-    double share = (double)rows / (double)(before + rows);
-    double weight = (double)before * share;
-    for (int i = 0; i < BLOCK_CHANNELS; i++) {
-        double delta = (double)mean[i] - moments->mean[i];
-        moments->mean[i] += delta * share;
-        moments->squares[i] += (double)squares[i] + delta * delta * weight;
-    }
+    for (int i = 0; i < BLOCK_CHANNELS; i++)
+        join(&moments->mean[i], &moments->squares[i], before, (double)mean[i],
+             (double)squares[i], rows);
 }
 
 /* ---- the normalising pass */
@@ -81,13 +115,13 @@ typedef struct {
 } Channels;
 
 static void load_channels(Channels *out, const BatchNorm *norm, const float *mean,
-                          const float *inverse_std, int64_t c, int64_t width) {
+                          const float *inverse_std, const Wide *wide, int64_t c,
+                          int64_t width) {
     *out = (Channels){0};
-    size_t bytes = (size_t)width * sizeof(float);
-    memcpy(out->mean, mean + c, bytes);
-    memcpy(out->inverse_std, inverse_std + c, bytes);
-    memcpy(out->gamma, norm->gamma->data + c, bytes);
-    memcpy(out->beta, norm->beta->data + c, bytes);
+    repeat(out->mean, mean, wide, c, width);
+    repeat(out->inverse_std, inverse_std, wide, c, width);
+    repeat(out->gamma, norm->gamma->data, wide, c, width);
+    repeat(out->beta, norm->beta->data, wide, c, width);
 }
 
 /* y may be x: hence no restrict, and the promise that iterations are independent. */
@@ -120,13 +154,14 @@ normalize_tile(float *y, const float *x, const float *residual, const Channels *
 
 static void normalize(const BatchNorm *norm, float *y, const float *x,
                       const float *residual, const float *mean, const float *inverse_std,
-                      int64_t rows, int64_t channels) {
+                      const Wide *wide) {
+    int64_t rows = wide->rows, channels = wide->channels;
     for (int64_t row = 0; row < rows; row += BLOCK_ROWS)
         for (int64_t c = 0; c < channels; c += BLOCK_CHANNELS) {
             int64_t count = at_most(rows - row, BLOCK_ROWS), at = row * channels + c;
             int64_t width = at_most(channels - c, BLOCK_CHANNELS);
             Channels by;
-            load_channels(&by, norm, mean, inverse_std, c, width);
+            load_channels(&by, norm, mean, inverse_std, wide, c, width);
             const float *added = residual != NULL ? residual + at : NULL;
             if (residual != NULL && norm->relu)
                 normalize_tile(y + at, x + at, added, &by, count, channels, width, true,
@@ -151,14 +186,16 @@ static Status normalize_tensor(Worker *worker, const BatchNorm *norm, Tensor *y,
         TRY(layout_rows_of(worker, SCRATCH_W, norm->residual, &residual));
     float *to;
     TRY(layout_rows_for(worker, SCRATCH_Y, y, &to));
-    normalize(norm, to, x, residual, mean, inverse_std, rows_of(y), channels_of(y));
+    Wide wide = wide_of(y);
+    normalize(norm, to, x, residual, mean, inverse_std, &wide);
     layout_rows_store(y, to);
     return STATUS_OK;
 }
 
-/* moments[c / 16] describes channels c .. c + 15. */
-static Status take_moments(Worker *worker, const float *x, int64_t rows, int64_t channels,
+/* moments[c / 16] describes channels c .. c + 15 of the tensor. */
+static Status take_moments(Worker *worker, const float *x, const Wide *wide,
                            Moments **out) {
+    int64_t rows = wide->rows, channels = wide->channels;
     int64_t tiles = (channels + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
     Moments *moments;
     TRY(cpu_scratch(worker, SCRATCH_SUMS, (size_t)tiles * sizeof *moments, &moments));
@@ -171,6 +208,14 @@ static Status take_moments(Worker *worker, const float *x, int64_t rows, int64_t
                 block_at(x + row * channels + c, channels, count, channels - c, copy);
             join_tile(&moments[tile], row, block, count);
         }
+    for (int64_t c = wide->period; c < channels; c++) {
+        int64_t to = c % wide->period, before = rows * (c / wide->period);
+        Moments *left = &moments[to / BLOCK_CHANNELS];
+        const Moments *right = &moments[c / BLOCK_CHANNELS];
+        int64_t l = to % BLOCK_CHANNELS, r = c % BLOCK_CHANNELS;
+        join(&left->mean[l], &left->squares[l], before, right->mean[r], right->squares[r],
+             rows);
+    }
     *out = moments;
     return STATUS_OK;
 }
@@ -183,8 +228,9 @@ Status cpu_batch_norm_forward(Backend *self, int worker, const BatchNorm *norm, 
     double freedom = rows > 1 ? (double)(rows - 1) : 1.0; /* one value: its variance is 0 */
     const float *from;
     TRY(layout_rows_of(mine, SCRATCH_X, x, &from));
+    Wide wide = wide_of(x);
     Moments *moments;
-    TRY(take_moments(mine, from, rows, channels, &moments));
+    TRY(take_moments(mine, from, &wide, &moments));
     for (int64_t c = 0; c < channels; c++) {
         const Moments *tile = &moments[c / BLOCK_CHANNELS];
         double squares = tile->squares[c % BLOCK_CHANNELS];
@@ -274,28 +320,29 @@ backward_tile(float *dx, const float *dy, const float *y, const float *x,
 /* One backward call, all operands as rows of channels. */
 typedef struct {
     const BatchNorm *norm;
-    int64_t rows, channels;
+    Wide wide;
     const float *dy, *y, *x, *mean, *inverse_std;
-    float *dx, *dresidual;  /* dresidual or NULL */
-    double *dbeta, *dgamma; /* dgamma still lacks the factor inverse_std */
+    float *dx, *dresidual; /* dresidual or NULL */
+    double *dbeta,
+        *dgamma; /* per wide channel; dgamma still lacks the factor inverse_std */
 } Backward;
 
 static void backward_sums(const Backward *b) {
+    int64_t channels = b->wide.channels;
     float copies[3][BLOCK_ROWS * BLOCK_CHANNELS], narrow[BLOCK_ROWS * BLOCK_CHANNELS];
-    for (int64_t row = 0; row < b->rows; row += BLOCK_ROWS)
-        for (int64_t c = 0; c < b->channels; c += BLOCK_CHANNELS) {
-            int64_t rows = at_most(b->rows - row, BLOCK_ROWS), at = row * b->channels + c;
-            int64_t width = at_most(b->channels - c, BLOCK_CHANNELS);
-            Block dy = block_at(b->dy + at, b->channels, rows, width, copies[0]);
-            Block x = block_at(b->x + at, b->channels, rows, width, copies[1]);
+    for (int64_t row = 0; row < b->wide.rows; row += BLOCK_ROWS)
+        for (int64_t c = 0; c < channels; c += BLOCK_CHANNELS) {
+            int64_t rows = at_most(b->wide.rows - row, BLOCK_ROWS), at = row * channels + c;
+            int64_t width = at_most(channels - c, BLOCK_CHANNELS);
+            Block dy = block_at(b->dy + at, channels, rows, width, copies[0]);
+            Block x = block_at(b->x + at, channels, rows, width, copies[1]);
             Block y = {0};
-            if (b->norm->relu) y = block_at(b->y + at, b->channels, rows, width, copies[2]);
+            if (b->norm->relu) y = block_at(b->y + at, channels, rows, width, copies[2]);
             float mean[BLOCK_CHANNELS] = {0};
-            memcpy(mean, b->mean + c, (size_t)width * sizeof *mean);
-
+            repeat(mean, b->mean, &b->wide, c, width);
             bool whole = width == BLOCK_CHANNELS;
             float *dz = b->dresidual == NULL ? NULL : whole ? b->dresidual + at : narrow;
-            int64_t dz_stride = whole ? b->channels : BLOCK_CHANNELS;
+            int64_t dz_stride = whole ? channels : BLOCK_CHANNELS;
             if (b->norm->relu)
                 backward_tile_sums(dy, y, x, mean, rows, true, dz, dz_stride, b->dbeta + c,
                                    b->dgamma + c);
@@ -303,29 +350,30 @@ static void backward_sums(const Backward *b) {
                 backward_tile_sums(dy, y, x, mean, rows, false, dz, dz_stride, b->dbeta + c,
                                    b->dgamma + c);
             for (int64_t r = 0; dz == narrow && r < rows; r++)
-                memcpy(b->dresidual + at + r * b->channels, narrow + r * BLOCK_CHANNELS,
+                memcpy(b->dresidual + at + r * channels, narrow + r * BLOCK_CHANNELS,
                        (size_t)width * sizeof *narrow);
         }
 }
 
-static void backward_result(const Backward *b, const float *dgamma) {
+/* mean_dbeta, mean_dgamma: over all rows, per channel of the tensor. */
+static void backward_result(const Backward *b, const float *mean_dbeta,
+                            const float *mean_dgamma) {
+    int64_t channels = b->wide.channels;
     bool relu = b->norm->relu && b->dresidual == NULL; /* dresidual has the mask in it */
     const float *dz = b->dresidual != NULL ? b->dresidual : b->dy;
-    for (int64_t row = 0; row < b->rows; row += BLOCK_ROWS)
-        for (int64_t c = 0; c < b->channels; c += BLOCK_CHANNELS) {
-            int64_t rows = at_most(b->rows - row, BLOCK_ROWS), at = row * b->channels + c;
-            int64_t width = at_most(b->channels - c, BLOCK_CHANNELS);
+    for (int64_t row = 0; row < b->wide.rows; row += BLOCK_ROWS)
+        for (int64_t c = 0; c < channels; c += BLOCK_CHANNELS) {
+            int64_t rows = at_most(b->wide.rows - row, BLOCK_ROWS), at = row * channels + c;
+            int64_t width = at_most(channels - c, BLOCK_CHANNELS);
             Channels by;
-            load_channels(&by, b->norm, b->mean, b->inverse_std, c, width);
-            for (int64_t i = 0; i < width; i++) {
-                by.mean_dbeta[i] = (float)(b->dbeta[c + i] / (double)b->rows);
-                by.mean_dgamma[i] = (float)((double)dgamma[c + i] / (double)b->rows);
-            }
+            load_channels(&by, b->norm, b->mean, b->inverse_std, &b->wide, c, width);
+            repeat(by.mean_dbeta, mean_dbeta, &b->wide, c, width);
+            repeat(by.mean_dgamma, mean_dgamma, &b->wide, c, width);
             if (relu)
                 backward_tile(b->dx + at, dz + at, b->y + at, b->x + at, &by, rows,
-                              b->channels, width, true);
+                              channels, width, true);
             else
-                backward_tile(b->dx + at, dz + at, NULL, b->x + at, &by, rows, b->channels,
+                backward_tile(b->dx + at, dz + at, NULL, b->x + at, &by, rows, channels,
                               width, false);
         }
 }
@@ -336,8 +384,7 @@ Status cpu_batch_norm_backward(Backend *self, int worker, const BatchNorm *norm,
                                const Tensor *mean, const Tensor *inverse_std) {
     Worker *mine = cpu_worker(self, worker);
     Backward b = {.norm = norm,
-                  .rows = rows_of(x),
-                  .channels = channels_of(x),
+                  .wide = wide_of(x),
                   .mean = mean->data,
                   .inverse_std = inverse_std->data};
     TRY(layout_rows_of(mine, SCRATCH_X, x, &b.x));
@@ -347,16 +394,26 @@ Status cpu_batch_norm_backward(Backend *self, int worker, const BatchNorm *norm,
     if (dresidual != NULL)
         TRY(layout_rows_for(mine, SCRATCH_RESIDUAL, dresidual, &b.dresidual));
 
-    int64_t room = b.channels + BLOCK_CHANNELS;
-    TRY(cpu_scratch(mine, SCRATCH_SUMS, (size_t)(2 * room) * sizeof(double), &b.dbeta));
-    memset(b.dbeta, 0, (size_t)(2 * room) * sizeof(double));
+    int64_t period = b.wide.period, room = b.wide.channels + BLOCK_CHANNELS;
+    size_t bytes = (size_t)(2 * room) * (sizeof(double) + sizeof(float));
+    TRY(cpu_scratch(mine, SCRATCH_SUMS, bytes, &b.dbeta));
+    memset(b.dbeta, 0, bytes);
     b.dgamma = b.dbeta + room;
+    float *mean_dbeta = (float *)(void *)(b.dgamma + room),
+          *mean_dgamma = mean_dbeta + room;
     backward_sums(&b);
-    for (int64_t c = 0; c < b.channels; c++) {
+    for (int64_t c = period; c < b.wide.channels; c++) {
+        b.dbeta[c % period] += b.dbeta[c];
+        b.dgamma[c % period] += b.dgamma[c];
+    }
+    double rows = (double)rows_of(x);
+    for (int64_t c = 0; c < period; c++) {
         dbeta->data[c] = (float)b.dbeta[c];
         dgamma->data[c] = (float)(b.dgamma[c] * (double)inverse_std->data[c]);
+        mean_dbeta[c] = (float)(b.dbeta[c] / rows);
+        mean_dgamma[c] = (float)((double)dgamma->data[c] / rows);
     }
-    backward_result(&b, dgamma->data);
+    backward_result(&b, mean_dbeta, mean_dgamma);
     layout_rows_store(dx, b.dx);
     if (dresidual != NULL) layout_rows_store(dresidual, b.dresidual);
     return STATUS_OK;
