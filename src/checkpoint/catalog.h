@@ -69,8 +69,16 @@ typedef struct {
     OwnerBeat *beat; /* the thread that shows that we live */
 } Owner;
 
+/* How far a directory had come when a restore looked at it. */
+typedef struct {
+    bool looked;              /* false: nothing is known, nothing is compared */
+    int64_t owner_generation; /* newest owner record; 0 for none */
+    int64_t generation, step; /* newest checkpoint by name; 0, 0 for none */
+} CatalogSeen;
+
 /* What a launch says of itself and its restore point in its owner record. */
 typedef struct {
+    CatalogSeen seen; /* when it chose what it restored from */
     char restored_from[CATALOG_NAME]; /* empty: fresh start */
     int64_t restored_step;
     Digest restored_digest;
@@ -87,8 +95,12 @@ typedef struct {
  * scheduler job is the same with a higher restart count.
  * Then keeps the restored file under the own generation (hard link, else copy), and from here on a
  * thread shows our heartbeat, whatever the caller is busy with.
+ * Refused, too, when somebody wrote after the restore had looked (claim->seen): a launch that was
+ * stopped in between must not set aside what has been saved since. After any failure the own record is
+ * withdrawn.
  * Ranks: local; rank 0. Memory: *out is the caller's: owner_release
- * Errors: STATUS_USAGE naming the live owner and what to do; STATUS_IO, STATUS_MEMORY */
+ * Errors: STATUS_USAGE naming the live owner and what to do; STATUS_LOST_OWNER when the directory went
+ * on; STATUS_IO, STATUS_MEMORY */
 Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s, Owner *out);
 
 /* Still ours? Call it before each publication. Errors: STATUS_LOST_OWNER naming the successor */

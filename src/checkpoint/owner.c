@@ -8,7 +8,9 @@
  *  1. A generation has one owner: its record appears by a publication that never replaces.
  *  2. A taker that finds a higher generation after its own publication has lost, whatever it saw
  *     before: the record between may have been pruned while the taker slept.
- *  3. An owner's generation is never empty once it restored: the restored file is kept under it. */
+ *  3. An owner's generation is never empty once it restored: the restored file is kept under it.
+ *  4. A record stands only where its restore point was the newest there was: whoever slept between
+ *     restore and record withdraws. Else one stale record would set aside all that others saved. */
 #include "src/checkpoint/owner.h"
 
 #include "src/checkpoint/listing.h"
@@ -103,14 +105,56 @@ static Status refuse(const OwnerRecord *live, const char *run_dir, const char *w
                 (long long)live->generation, why);
 }
 
-/* Is the generation another process's? A faster taker sweeps our temporary away, and then our failure
- * to name it only says that we lost. */
-static bool is_taken(const Owner *owner, const OwnerRecord *self) {
+typedef enum { RECORD_UNKNOWN, RECORD_OURS, RECORD_ANOTHERS } Whose;
+
+static Whose whose_record(const Owner *owner, const OwnerRecord *self) {
     OwnerRecord there;
     owner_read(owner->directory, owner->generation, &there);
-    return there.readable &&
-           (there.pid != self->pid || there.pid_start != self->pid_start ||
-            strcmp(there.host, self->host) != 0);
+    if (!there.readable) return RECORD_UNKNOWN;
+    bool same = there.pid == self->pid && there.pid_start == self->pid_start &&
+                strcmp(there.host, self->host) == 0;
+    return same ? RECORD_OURS : RECORD_ANOTHERS;
+}
+
+/* Gives up a generation in which nothing was written: a record that stays would set aside what others
+ * saved after our restore point, and a kept file would sort before it. */
+static void withdraw(const Owner *owner) {
+    char name[CATALOG_NAME];
+    if (owner->restored_from[0] != '\0') {
+        catalog_name(owner->generation, owner->restored_step, name);
+        unlinkat(owner->directory, name, 0);
+    }
+    owner_name(owner->generation, "", name);
+    unlinkat(owner->directory, name, 0);
+}
+
+/* Has anybody written since the restore looked, or removed what it chose? */
+static Status check_claim(const Owner *owner, const OwnerClaim *claim) {
+    const CatalogSeen *seen = &claim->seen;
+    if (!seen->looked) return STATUS_OK;
+    Listing listing;
+    TRY(listing_read(owner->directory, &listing));
+    char news[CATALOG_NAME + 16] = "";
+    for (int i = 0; i < listing.count; i++) {
+        const Listed *name = &listing.names[i];
+        bool newer_file =
+            name->kind == LISTED_CHECKPOINT &&
+            (name->generation > seen->generation ||
+             (name->generation == seen->generation && name->step > seen->step));
+        bool newer_owner = name->kind == LISTED_OWNER &&
+                           name->generation > seen->owner_generation &&
+                           name->generation != owner->generation;
+        if (newer_file || newer_owner)
+            snprintf(news, sizeof news, "%.63s is new", name->name);
+    }
+    bool inside = claim->restored_from[0] != '\0' && claim->restored_path[0] == '\0';
+    if (inside && !listing_has(&listing, claim->restored_from))
+        snprintf(news, sizeof news, "%.63s is gone", claim->restored_from);
+    listing_free(&listing);
+    if (news[0] == '\0') return STATUS_OK;
+    return FAIL(STATUS_LOST_OWNER, "launch again: the run goes on from what is there now",
+                "another launch worked in %.400s while this one read it: %s",
+                owner->run_dir, news);
 }
 
 /* Publishes the next generation's record. STATUS_EXISTS: another taker was faster. */
@@ -132,6 +176,7 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
                         (long long)newest, owner->run_dir, live.unreadable_why);
         }
     }
+    TRY(check_claim(owner, claim));
     OwnerRecord self;
     owner_describe_self(&self);
     self.generation = owner->generation;
@@ -148,14 +193,23 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
     free(text);
     if (published != STATUS_OK) {
         Failure cause = *status_failure();
-        if (is_taken(owner, &self)) return STATUS_EXISTS;
+        /* a faster taker sweeps our temporary away; only the last step may have failed */
+        Whose whose = whose_record(owner, &self);
+        if (whose == RECORD_ANOTHERS) return STATUS_EXISTS;
+        if (whose == RECORD_OURS) withdraw(owner);
         return status_adopt(&cause);
     }
-
     Status mine = owner_check(owner);
+    if (mine == STATUS_LOST_OWNER) {
+        withdraw(owner);
+        return STATUS_EXISTS;
+    }
+    /* once more: from now on whoever held the directory before us finds that it has lost */
+    if (mine == STATUS_OK) mine = check_claim(owner, claim);
     if (mine == STATUS_OK) return STATUS_OK;
-    unlinkat(owner->directory, name, 0);
-    return mine == STATUS_LOST_OWNER ? STATUS_EXISTS : mine;
+    Failure cause = *status_failure();
+    withdraw(owner);
+    return status_adopt(&cause);
 }
 
 Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
@@ -193,6 +247,7 @@ Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
     }
     if (taken != STATUS_OK) {
         Failure first = *status_failure();
+        withdraw(&owner);
         owner_release(&owner);
         return status_adopt(&first);
     }

@@ -82,7 +82,14 @@ static Status begin_path(Search *search) {
 
 static Status begin_search(Search *search) {
     if (search->resume == RESUME_PATH) return begin_path(search);
+    const Catalog *catalog = &search->catalog;
     TRY(catalog_open(search->request->run_dir, &search->catalog));
+    search->result->seen =
+        (CatalogSeen){.looked = true, .owner_generation = catalog->newest_generation};
+    if (catalog->count > 0) {
+        search->result->seen.generation = catalog->items[0].generation;
+        search->result->seen.step = catalog->items[0].step;
+    }
     if (search->resume == RESUME_NONE && catalog_has_any(&search->catalog))
         return FAIL(
             STATUS_USAGE, "use another run.dir for a fresh start, or resume: auto to go on",
@@ -298,7 +305,7 @@ void restore_result_free(RestoreResult *result) {
 }
 
 OwnerClaim restore_claim(const RestoreResult *result) {
-    OwnerClaim claim = {.restored_step = -1};
+    OwnerClaim claim = {.seen = result->seen, .restored_step = -1};
     if (!result->restored) return claim;
     memcpy(claim.restored_from, result->name, sizeof claim.restored_from);
     memcpy(claim.restored_path, result->path, sizeof claim.restored_path);

@@ -35,6 +35,7 @@ typedef struct {
     double seconds;
     RestorePassedOver *passed_over; /* rank 0: files found damaged on the way */
     int passed_over_count;
+    CatalogSeen seen; /* rank 0: how far the directory had come; nothing for a PATH */
 } RestoreResult;
 
 /* Fills `state` from the newest checkpoint that counts and proves itself, or finds that the run starts

@@ -48,11 +48,10 @@ static Status rewind_metrics(int directory, int64_t step, int64_t evaluated) {
                    : FAIL(STATUS_IO, file_fix_for(errno),
                           "cannot look for metrics.jsonl in run.dir: %s", strerror(errno));
     char *text;
-    size_t size;
-    TRY(file_read(directory, "metrics.jsonl", METRICS_LIMIT, &text, &size));
+    TRY(file_read(directory, "metrics.jsonl", METRICS_LIMIT, &text, NULL));
     size_t kept = keep_lines(text, step, evaluated);
-    Status status =
-        kept == size ? STATUS_OK : file_replace(directory, "metrics.jsonl", text, kept);
+    /* a new file even when every line stays: what an earlier launch still has open is not ours */
+    Status status = file_replace(directory, "metrics.jsonl", text, kept);
     free(text);
     return status;
 }

@@ -115,6 +115,8 @@ static Status own_directory(Trainer *self) {
     restore_mark_passed_over(restored, &self->owner);
     TRY(make_texts(self, self->owner.generation));
     TRY(write_config(self));
+    /* who slept since must not cut the lines of its successor */
+    TRY(owner_check(&self->owner));
     return journal_open(self->base.config->run.dir,
                         restored->restored ? restored->block.step : -1,
                         *self->base.scalars.evaluated_step, &self->journal);

@@ -345,6 +345,42 @@ static void a_missing_restored_file_gives_the_directory_back(void **state) {
     owner_release(&owner);
 }
 
+static void a_taker_that_slept_since_its_restore_sets_nothing_aside(void **state) {
+    (void)state;
+    Owner owner;
+    CatalogSeen empty = {.looked = true};
+    OwnerClaim fresh = {.restored_step = -1, .seen = empty};
+    Digest first = write_stepped(&run, 1, 100);
+    assert_fails(owner_take(run.path, &fresh, 0.0, &owner), STATUS_LOST_OWNER,
+                 "g0001-step-000000000100.h5 is new");
+
+    OwnerClaim claim = claim_of(1, 100, first);
+    claim.seen = (CatalogSeen){.looked = true, .generation = 1, .step = 100};
+    write_stepped(&run, 1, 200);
+    assert_fails(owner_take(run.path, &claim, 0.0, &owner), STATUS_LOST_OWNER,
+                 "g0001-step-000000000200.h5 is new");
+
+    claim.seen.step = 200;
+    assert_int_equal(unlinkat(run.directory, "g0001-step-000000000100.h5", 0), 0);
+    assert_fails(owner_take(run.path, &claim, 0.0, &owner), STATUS_LOST_OWNER,
+                 "g0001-step-000000000100.h5 is gone");
+
+    publish_foreign_record(2);
+    assert_int_equal(setenv("REKINDLE_OWNER_DEAD", "2", 1), 0);
+    write_stepped(&run, 1, 100);
+    assert_fails(owner_take(run.path, &claim, 0.0, &owner), STATUS_LOST_OWNER,
+                 "owner.g0002 is new");
+    Listing listing;
+    assert_ok(listing_read(run.directory, &listing));
+    assert_int_equal(listing_newest_any(&listing), 2); /* none of them left a record */
+    listing_free(&listing);
+
+    claim.seen.owner_generation = 2;
+    assert_ok(owner_take(run.path, &claim, 0.0, &owner));
+    assert_int_equal(owner.generation, 3);
+    owner_release(&owner);
+}
+
 static void an_owner_whose_record_is_gone_has_lost(void **state) {
     (void)state;
     Owner owner;
@@ -459,6 +495,7 @@ int main(void) {
         TEST(the_restored_file_is_kept_under_the_own_generation),
         TEST(a_file_of_another_file_system_is_copied),
         TEST(a_missing_restored_file_gives_the_directory_back),
+        TEST(a_taker_that_slept_since_its_restore_sets_nothing_aside),
         TEST(an_owner_whose_record_is_gone_has_lost),
         TEST(two_hundred_races_have_one_owner_each),
     };
