@@ -1,9 +1,11 @@
 /* Puts a planned checkpoint on the disk and publishes it: tensors in large aligned writes, hashed
- * from the same buffer, then the metadata region, then the user block that makes them count. */
+ * from the same buffers while others are being written, then the metadata region, then the user block
+ * that makes them count. The state is read once. */
 #include "src/checkpoint/checkpoint.h"
 
 #include "src/checkpoint/plan.h"
 #include "src/checkpoint/userblock.h"
+#include "src/checkpoint/write_behind.h"
 #include "src/core/fault.h"
 #include "src/core/file.h"
 
@@ -16,28 +18,22 @@
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
+
+/* Copied and hashed in one go, it stays in the cache between. */
+enum { CHUNK = 128 << 10 };
 
 /* A save in progress. */
 typedef struct {
     const CheckpointPlan *plan;
     const State *state;
     int fd;
-    bool direct;            /* O_DIRECT is on: past the page cache */
-    unsigned char *staging; /* CHECKPOINT_SEGMENT bytes, page-aligned */
+    unsigned char *staging; /* CHECKPOINT_USER_BLOCK bytes, page-aligned */
     unsigned char *region;  /* this save's copy, page-aligned */
+    XXH3_state_t *hash;     /* of the entry that is being copied */
+    Digest *values;         /* of each of the state's entries, once it is copied */
     const char *step;       /* for the failure's text */
 } Save;
-
-/* Writes whole pages from aligned memory. File systems that take O_DIRECT when it is set may still
- * refuse the write itself: then the page cache it is. */
-static int write_pages(Save *save, const void *data, size_t bytes, int64_t offset) {
-    if (file_write_at(save->fd, data, bytes, offset) == 0) return 0;
-    if (errno != EINVAL || !save->direct) return -1;
-    save->direct = false;
-    int flags = fcntl(save->fd, F_GETFL);
-    if (flags < 0 || fcntl(save->fd, F_SETFL, flags & ~O_DIRECT) != 0) return -1;
-    return file_write_at(save->fd, data, bytes, offset);
-}
 
 /* Creates the hidden temporary and asks for its space, so that a full disk shows at once. */
 static int create_temporary(Save *save, int directory, const char *temp) {
@@ -52,56 +48,87 @@ static int create_temporary(Save *save, int directory, const char *temp) {
         break; /* the file system cannot: the writes will tell */
     }
     int flags = fcntl(save->fd, F_GETFL);
-    save->direct = flags >= 0 && fcntl(save->fd, F_SETFL, flags | O_DIRECT) == 0;
+    if (flags >= 0) fcntl(save->fd, F_SETFL, flags | O_DIRECT); /* or the page cache */
     return 0;
 }
 
-/* Copies the part of an entry that lies in [start, end) of the file. */
-static void copy_overlap(const Save *save, const PlanEntry *entry, int64_t start,
-                         int64_t end) {
+/* Copies the part of an entry that lies in [start, end) of the file, and hashes it: the parts of an
+ * entry come one after the other. Gives the end of what it copied. */
+static int64_t copy_overlap(Save *save, const PlanEntry *entry, int64_t start, int64_t end,
+                            unsigned char *piece) {
     int64_t from = entry->offset > start ? entry->offset : start;
     int64_t to = entry->offset + (int64_t)entry->bytes;
-    if (to > end) to = end;
-    if (from >= to) return;
+    if (from == entry->offset) XXH3_128bits_reset(save->hash);
+    bool whole = to <= end;
+    if (!whole) to = end;
     const char *data = state_data(save->state, entry->index);
-    memcpy(save->staging + (from - start), data + (from - entry->offset),
-           (size_t)(to - from));
+    for (int64_t at = from; at < to; at += CHUNK) {
+        size_t bytes = to - at < CHUNK ? (size_t)(to - at) : CHUNK;
+        memcpy(piece + (at - start), data + (at - entry->offset), bytes);
+        XXH3_128bits_update(save->hash, piece + (at - start), bytes);
+    }
+    if (whole) {
+        XXH128_hash_t value = XXH3_128bits_digest(save->hash);
+        save->values[entry->index] = (Digest){value.high64, value.low64};
+    }
+    return to;
 }
 
-/* Tensors, a segment at a time; the digests go to this save's copy of the table. */
-static int write_segments(Save *save) {
+/* Tensors, a segment at a time; the digests go to `table`. */
+static int write_segments(Save *save, WriteBehind *behind, Digest *table) {
     const CheckpointPlan *plan = save->plan;
     int64_t start = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes;
-    unsigned char *table =
-        plan->segments == 0
-            ? NULL
-            : save->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK);
     int next = plan->small;
-    save->step = "write the tensors of";
     for (int64_t i = 0; i < plan->segments; i++, start += CHECKPOINT_SEGMENT) {
         int64_t left = plan->bytes - start;
         size_t bytes = (size_t)(left < CHECKPOINT_SEGMENT ? left : CHECKPOINT_SEGMENT);
-        int64_t end = start + (int64_t)bytes;
-        memset(save->staging, 0, bytes);
+        int64_t end = start + (int64_t)bytes, filled = start;
+        unsigned char *piece = write_behind_piece(behind);
         for (int e = next; e < plan->count && plan->entries[e].offset < end; e++) {
-            copy_overlap(save, &plan->entries[e], start, end);
-            if (plan->entries[e].offset + (int64_t)plan->entries[e].bytes <= end)
-                next = e + 1;
+            const PlanEntry *entry = &plan->entries[e];
+            if (entry->offset > filled) /* gaps are zero */
+                memset(piece + (filled - start), 0, (size_t)(entry->offset - filled));
+            filled = copy_overlap(save, entry, start, end, piece);
+            if (entry->offset + (int64_t)entry->bytes <= end) next = e + 1;
         }
-        Digest digest = digest_of(save->staging, bytes);
-        memcpy(table + 16 * i, &digest, sizeof digest); /* high, low */
-        if (write_pages(save, save->staging, bytes, start) != 0) return -1;
+        memset(piece + (filled - start), 0, (size_t)(end - filled));
+        write_behind_send(behind, bytes, start, &table[i]);
     }
-    return 0;
+    return write_behind_finish(behind);
+}
+
+static int write_tensors(Save *save, Status *status) {
+    const CheckpointPlan *plan = save->plan;
+    save->step = "write the tensors of";
+    if (plan->segments == 0) return 0;
+    Digest *table = calloc((size_t)plan->segments, sizeof *table);
+    WriteBehind *behind = NULL;
+    *status = table != NULL
+                  ? write_behind_open(save->fd, CHECKPOINT_SEGMENT, plan->segments, &behind)
+                  : FAIL(STATUS_MEMORY, NULL, "no memory for %lld digests",
+                         (long long)plan->segments);
+    int written = *status == STATUS_OK ? write_segments(save, behind, table) : -1;
+    int error = errno;
+    write_behind_close(behind);
+    if (written == 0) /* high, low: as in the file */
+        memcpy(save->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK), table,
+               (size_t)plan->segments * sizeof *table);
+    free(table);
+    errno = error;
+    return written;
 }
 
 static int write_region(Save *save) {
     const CheckpointPlan *plan = save->plan;
     save->step = "write the metadata of";
-    for (int e = 0; e < plan->small; e++)
-        memcpy(save->region + (plan->entries[e].offset - CHECKPOINT_USER_BLOCK),
-               state_data(save->state, plan->entries[e].index), plan->entries[e].bytes);
-    return write_pages(save, save->region, plan->region_bytes, CHECKPOINT_USER_BLOCK);
+    for (int e = 0; e < plan->small; e++) {
+        const PlanEntry *entry = &plan->entries[e];
+        unsigned char *place = save->region + (entry->offset - CHECKPOINT_USER_BLOCK);
+        memcpy(place, state_data(save->state, entry->index), entry->bytes);
+        save->values[entry->index] = digest_of(place, entry->bytes);
+    }
+    return write_behind_pages(save->fd, save->region, plan->region_bytes,
+                              CHECKPOINT_USER_BLOCK);
 }
 
 /* The fields that the writer alone knows. */
@@ -110,7 +137,7 @@ static void fill_block(const Save *save, UserBlock *block) {
     block->bytes = save->plan->bytes;
     block->metadata_bytes = (int64_t)save->plan->region_bytes;
     block->metadata_digest = digest_of(save->region, save->plan->region_bytes);
-    block->state_digest = state_digest(save->state);
+    block->state_digest = state_digest_of_values(save->state, save->values);
     memcpy(block->writer, save->plan->writer, sizeof block->writer);
     time_t now = time(NULL);
     struct tm utc = {0};
@@ -120,15 +147,16 @@ static void fill_block(const Save *save, UserBlock *block) {
 
 /* Everything up to the checked close; errno tells why after a failure of the named step. */
 static int write_file(Save *save, int directory, const char *temp, UserBlock *block,
-                      Status *encoded) {
+                      Status *status) {
     if (create_temporary(save, directory, temp) != 0) return -1;
-    if (write_segments(save) != 0) return -1;
+    if (write_tensors(save, status) != 0) return -1;
     if (write_region(save) != 0) return -1;
     fill_block(save, block);
-    *encoded = userblock_encode(block, (char *)save->staging);
-    if (*encoded != STATUS_OK) return -1;
+    *status = userblock_encode(block, (char *)save->staging);
+    if (*status != STATUS_OK) return -1;
     save->step = "write the user block of";
-    if (write_pages(save, save->staging, CHECKPOINT_USER_BLOCK, 0) != 0) return -1;
+    if (write_behind_pages(save->fd, save->staging, CHECKPOINT_USER_BLOCK, 0) != 0)
+        return -1;
     save->step = "sync";
     if (fsync(save->fd) != 0)
         return -1; /* never retried: the kernel may have dropped pages */
@@ -174,10 +202,13 @@ Status checkpoint_write(const CheckpointPlan *plan, const State *state, int dire
                         const char *name, UserBlock *block) {
     TRY(check_plan(plan, state));
     Save save = {.plan = plan, .state = state, .fd = -1};
-    save.staging = aligned_alloc(CHECKPOINT_PAGE, CHECKPOINT_SEGMENT);
+    save.staging = aligned_alloc(CHECKPOINT_PAGE, CHECKPOINT_USER_BLOCK);
     save.region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
+    save.values = calloc((size_t)state->count + 1, sizeof *save.values);
+    save.hash = XXH3_createState();
     Status status;
-    if (save.staging == NULL || save.region == NULL) {
+    if (save.staging == NULL || save.region == NULL || save.values == NULL ||
+        save.hash == NULL) {
         status = FAIL(STATUS_MEMORY, NULL, "no memory to write %s", name);
     } else {
         memcpy(save.region, plan->region, plan->region_bytes);
@@ -185,5 +216,7 @@ Status checkpoint_write(const CheckpointPlan *plan, const State *state, int dire
     }
     free(save.staging);
     free(save.region);
+    free(save.values);
+    XXH3_freeState(save.hash);
     return status;
 }
