@@ -1,4 +1,4 @@
-/* Self-inflicted SIGKILL at a named point, for tests. */
+/* A signal at a named point, for tests. */
 #include "src/core/fault.h"
 
 #include <signal.h>
@@ -6,11 +6,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-static bool armed;
-static char wanted_point[32];
+static bool armed, to_launcher;
+static char wanted_point[32], wanted_signal[8];
 static long long wanted_step = -1, current_step = -1;
+static int signal_number = SIGKILL;
+
+static const struct {
+    const char *name;
+    int number;
+} signals[] = {{"KILL", SIGKILL}, {"TERM", SIGTERM}, {"USR1", SIGUSR1}, {"USR2", SIGUSR2}};
+
+static bool find_signal(void) {
+    if (wanted_signal[0] == '\0') return true;
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (strcmp(wanted_signal, signals[i].name) == 0) {
+            signal_number = signals[i].number;
+            return true;
+        }
+    return false;
+}
 
 void fault_open(int rank) {
     const char *text = getenv("REKINDLE_FAULT");
@@ -23,10 +40,15 @@ void fault_open(int rank) {
         if (sscanf(part, "rank:%lld", &wanted_rank) == 1) continue;
         if (sscanf(part, "step:%lld", &wanted_step) == 1) continue;
         if (sscanf(part, "at:%31s", wanted_point) == 1) continue;
-        fprintf(
-            stderr,
-            "rekindle: REKINDLE_FAULT=%s: expected rank:R,step:S,at:POINT, not \"%s\"\n",
-            text, part);
+        if (sscanf(part, "send:%7s", wanted_signal) == 1 && find_signal()) continue;
+        if (strcmp(part, "to:launcher") == 0) {
+            to_launcher = true;
+            continue;
+        }
+        fprintf(stderr,
+                "rekindle: REKINDLE_FAULT=%s: expected "
+                "rank:R,step:S,at:POINT,send:SIGNAL,to:launcher, not \"%s\"\n",
+                text, part);
         _exit(2);
     }
     armed = wanted_point[0] != '\0' && (wanted_rank < 0 || wanted_rank == rank);
@@ -40,8 +62,18 @@ void fault_point(const char *at) {
     if (!armed || (wanted_step >= 0 && wanted_step != current_step) ||
         strcmp(at, wanted_point) != 0)
         return;
-    static const char text[] = "rekindle: REKINDLE_FAULT fires: SIGKILL to this rank\n";
-    (void)!write(STDERR_FILENO, text, sizeof text - 1);
-    kill(getpid(), SIGKILL);
-    pause();
+    armed = false; /* once */
+    char text[64];
+    int length =
+        snprintf(text, sizeof text, "rekindle: REKINDLE_FAULT fires: SIG%s to %s\n",
+                 wanted_signal[0] != '\0' ? wanted_signal : "KILL",
+                 to_launcher ? "the launcher" : "this rank");
+    (void)!write(STDERR_FILENO, text, (size_t)length);
+    if (!to_launcher) {
+        raise(signal_number); /* its handler has run when this returns */
+        return;
+    }
+    kill(getppid(), signal_number);
+    struct timespec until_it_is_passed_on = {10, 0};
+    nanosleep(&until_it_is_passed_on, NULL);
 }

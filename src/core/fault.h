@@ -1,6 +1,7 @@
 /* A point where a test can kill this process: REKINDLE_FAULT="rank:1,step:7,at:reduce" makes rank 1
- * send itself SIGKILL when it passes fault_point("reduce") in step 7. Without the variable a point
- * costs one comparison. Keys may be left out: any rank, any step. */
+ * send itself SIGKILL when it passes fault_point("reduce") in step 7. With send:TERM (USR1, USR2) it is that
+ * signal, once; with to:launcher the parent process gets it, and the rank waits until it is passed
+ * on. Without the variable a point costs one comparison. Keys may be left out: any rank, any step. */
 #pragma once
 
 #include <stdint.h>
