@@ -13,7 +13,9 @@
 
 static const char train_help[] =
     "usage: rekindle train RUN.yaml [--set KEY=VALUE]... [--resume MODE] [--threads N]\n"
-    "       mpirun -n 4 rekindle train RUN.yaml       (srun likewise)\n"
+    "       mpirun -q -n 4 rekindle train RUN.yaml    (srun likewise; -q: mpirun adds no "
+    "page of\n"
+    "                                                 its own to a stop or a fault)\n"
     "\n"
     "Trains until the run is complete. Killed or stopped, it goes on from its newest "
     "valid\n"

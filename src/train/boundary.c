@@ -25,7 +25,7 @@ static Status evaluate(Trainer *self, uint32_t *bits) {
     uint32_t asked = 0;
     bool stopped;
     double begin = trainer_now();
-    TRY(evaluator_run(self->evaluator, self->take_bits, &asked, &stopped, &evaluation));
+    TRY(evaluator_run(self->evaluator, &self->requests, &asked, &stopped, &evaluation));
     *bits |= asked;
     if (stopped) return STATUS_OK; /* evaluated_step stays behind: the resume repeats it */
     *at->evaluated_step = *at->step;

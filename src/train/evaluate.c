@@ -98,8 +98,8 @@ static void add_up(const Evaluator *self, Evaluation *out) {
     out->top5 = sums[METRIC_TOP5] / sums[METRIC_COUNT];
 }
 
-Status evaluator_run(Evaluator *self, uint32_t (*take_bits)(void), uint32_t *bits,
-                     bool *stopped, Evaluation *out) {
+Status evaluator_run(Evaluator *self, Requests *requests, uint32_t *bits, bool *stopped,
+                     Evaluation *out) {
     Collective *collective = self->collective;
     size_t records = (size_t)self->batches * (size_t)self->slots;
     memset(self->mine, 0, records * sizeof *self->mine);
@@ -115,7 +115,7 @@ Status evaluator_run(Evaluator *self, uint32_t (*take_bits)(void), uint32_t *bit
             mine = workers_run(self->workers, evaluate_shards, self);
         }
         fault_point("evaluate");
-        uint32_t word = take_bits() | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
+        uint32_t word = requests_take(requests) | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
         Status status = collective->ops->control(collective, &word);
         if (status == STATUS_OK && (word & CONTROL_FAILED) != 0)
             status = collective->ops->agree(collective, mine);
@@ -123,6 +123,7 @@ Status evaluator_run(Evaluator *self, uint32_t (*take_bits)(void), uint32_t *bit
             loader_close(loader);
             return status;
         }
+        requests_heard(requests, word);
         *bits |= word;
         if ((word & CONTROL_STOP) != 0) {
             *stopped = true;

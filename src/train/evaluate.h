@@ -5,6 +5,7 @@
 #include "src/collective.h"
 #include "src/core/config.h"
 #include "src/model/execution.h"
+#include "src/train/requests.h"
 #include "src/train/workers.h"
 
 typedef struct Evaluator Evaluator;
@@ -21,8 +22,8 @@ Status evaluator_open(const Graph *graph, const State *state, Backend *backend,
                       const LoaderOptions *options, Evaluator **out);
 void evaluator_close(Evaluator *evaluator); /* NULL is allowed */
 
-/* One pass. `take_bits` gives this rank's pending control bits and is polled at each batch; when any
+/* One pass. `requests` gives this rank's pending control bits and is polled at each batch; when any
  * rank asks for a stop the pass ends early: *stopped is true then, *out undefined, and *bits has what
  * was asked. Collective. */
-Status evaluator_run(Evaluator *evaluator, uint32_t (*take_bits)(void), uint32_t *bits,
+Status evaluator_run(Evaluator *evaluator, Requests *requests, uint32_t *bits,
                      bool *stopped, Evaluation *out);

@@ -47,8 +47,9 @@ static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
     Collective *collective = base->collective;
     const Batch *batch = NULL;
     Status mine = compute_gradient(self, &batch);
-    *bits = self->take_bits() | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
+    *bits = requests_take(&self->requests) | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
     TRY(collective->ops->control(collective, bits));
+    requests_heard(&self->requests, *bits);
     if ((*bits & CONTROL_FAILED) != 0) return trainer_agree(self, mine);
     fault_point("reduce");
     TRY(step_reduce(self->step));
@@ -131,7 +132,7 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
     memset(outcome, 0, sizeof *outcome);
     Trainer *self = calloc(1, sizeof *self);
     if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the trainer");
-    self->take_bits = take_bits;
+    self->requests.take = take_bits;
     Status status = setup_open(config, collective, false, &self->base);
     if (status == STATUS_OK) status = trainer_start(self);
     if (status == STATUS_OK) status = run(self);
@@ -139,8 +140,9 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
     if (status == STATUS_OK || status == STATUS_STOPPED) fill_outcome(self, outcome);
     if (status == STATUS_STOPPED)
         FAIL(STATUS_STOPPED, "launch the same command again to go on",
-             "stopped at step %lld of %lld with the state saved", (long long)outcome->step,
-             (long long)outcome->total_steps);
+             "stopped at step %lld of %lld with the state saved%s",
+             (long long)outcome->step, (long long)outcome->total_steps,
+             boundary_evaluation_is_due(self) ? ", its evaluation pending" : "");
     trainer_stop(self);
     free(self);
     return status;
@@ -151,6 +153,7 @@ Status train_evaluate(const Config *config, Collective *collective,
     memset(outcome, 0, sizeof *outcome);
     Setup base;
     Evaluator *evaluator = NULL;
+    Requests requests = {.take = take_bits};
     Status status = setup_open(config, collective, true, &base);
     if (status == STATUS_OK && !base.restored.restored)
         status = FAIL(STATUS_NO_CHECKPOINT, "name a checkpoint with --from",
@@ -164,7 +167,7 @@ Status train_evaluate(const Config *config, Collective *collective,
     uint32_t bits;
     bool stopped = false;
     if (status == STATUS_OK)
-        status = evaluator_run(evaluator, take_bits, &bits, &stopped, &outcome->evaluation);
+        status = evaluator_run(evaluator, &requests, &bits, &stopped, &outcome->evaluation);
     if (status == STATUS_OK && stopped)
         status = FAIL(STATUS_STOPPED, "launch it again", "the evaluation was stopped");
     if (status == STATUS_OK) {

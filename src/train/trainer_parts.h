@@ -13,7 +13,7 @@
 
 typedef struct {
     Setup base;
-    uint32_t (*take_bits)(void);
+    Requests requests;
     Horizon horizon;
     Owner owner; /* rank 0 */
     bool owned;
