@@ -135,16 +135,18 @@ static const char *save_reason(const Trainer *self, uint32_t bits) {
 }
 
 Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
+    const Scalars *at = &self->base.scalars;
+    bool evaluated = false;
     if (boundary_evaluation_is_due(self) && (bits & CONTROL_STOP) == 0) {
         TRY(evaluate(self, &bits));
-        /* the file of this very step, if there is one, is from before the evaluation */
-        if (*self->base.scalars.evaluated_step == *self->base.scalars.step &&
-            self->saved_step == *self->base.scalars.step)
-            self->saved_step = -1;
+        evaluated = *at->evaluated_step == *at->step;
     }
+    /* the file of this very step, if there is one, is from before the evaluation */
+    if (evaluated && self->saved_step == *at->step) self->saved_step = -1;
     const char *why = save_reason(self, bits);
-    bool last = (bits & CONTROL_STOP) != 0 ||
-                *self->base.scalars.step == *self->base.scalars.total_steps;
+    /* repeated after a restore: only with this does the launch own a file of its restore point */
+    if (why == NULL && evaluated && self->launch_steps == 0) why = "evaluation";
+    bool last = (bits & CONTROL_STOP) != 0 || *at->step == *at->total_steps;
     if (why != NULL) TRY(save(self, why, last));
     *stopped = (bits & CONTROL_STOP) != 0;
     return STATUS_OK;

@@ -108,7 +108,7 @@ static Status write_config(const Trainer *self) {
 static Status own_directory(Trainer *self) {
     const RestoreResult *restored = &self->base.restored;
     OwnerClaim claim = restore_claim(restored);
-    claim.saved_anew = boundary_evaluation_is_due(self) && restored->path[0] == '\0';
+    claim.saved_anew = boundary_evaluation_is_due(self);
     TRY(owner_take(self->base.config->run.dir, &claim, OWNER_WATCH_S, &self->owner));
     self->owned = true;
     catalog_sweep(&self->owner);
@@ -186,7 +186,10 @@ Status trainer_start(Trainer *self) {
     TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
                    base->state, &self->text, (int)config->checkpoint.keep_last,
                    (int)config->checkpoint.max_failures, &self->saver));
-    self->saved_step = base->restored.restored ? base->restored.block.step : -1;
+    /* a file elsewhere that is saved anew here is not here yet */
+    bool elsewhere = base->restored.path[0] != '\0' && boundary_evaluation_is_due(self);
+    self->saved_step =
+        base->restored.restored && !elsewhere ? base->restored.block.step : -1;
     if (!trainer_is_first(self)) return STATUS_OK;
     print_start(self);
     trainer_note(journal_event, self->journal,
