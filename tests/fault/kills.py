@@ -66,34 +66,6 @@ def every_case():
                     yield point, ranks, victim, then
 
 
-def processes_left(run_dir, patience=10):
-    """Processes that still name this run: killed ones need a moment, and mpirun may return before."""
-    deadline = time.monotonic() + patience
-    while True:
-        found = processes_of(run_dir)
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
-
-
-def processes_of(run_dir):
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open("/proc/%s/cmdline" % pid, "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if b"run.dir=" + run_dir.encode() in words:
-            found.append(int(pid))
-    return found
-
-
-def temporaries(run_dir):
-    folder = os.path.join(run_dir, "checkpoints")
-    return [name for name in os.listdir(folder) if name.endswith(".tmp")]
-
-
 class Kills:
     def __init__(self, program, work):
         self.program, self.work, self.tally = program, work, rekindle.Tally()
@@ -114,7 +86,7 @@ class Kills:
                                  what + ": other bits than the undisturbed run's", ended) and
                 self.tally.check(rekindle.metrics(self.run_dir) == self.metrics,
                                  what + ": other metrics", ended) and
-                self.tally.check(temporaries(self.run_dir) == [], what + ": temporary files are left"))
+                self.tally.check(rekindle.temporaries(self.run_dir) == [], what + ": temporary files are left"))
 
     def launch(self, ranks, threads):
         shutil.rmtree(self.run_dir, ignore_errors=True)
@@ -124,7 +96,7 @@ class Kills:
         ended = rekindle.train(self.program, ranks, self.run_file, self.run_dir, fault=fault, limit=30)
         fired = "REKINDLE_FAULT fires" in ended.output and ended.code == 137
         return (self.tally.check(fired, what + ": the kill did not end the launch", ended) and
-                self.tally.check(processes_left(self.run_dir) == [], what + ": processes are left"))
+                self.tally.check(rekindle.processes_left(self.run_dir) == [], what + ": processes are left"))
 
     def kill(self, point, ranks, victim, then):
         what = "%s, rank %d of %d killed, %d go on" % (point, victim, ranks, then)

@@ -128,6 +128,34 @@ def metrics(run_dir):
     return lines
 
 
+def processes_left(run_dir, patience=10):
+    """Processes that still name this run: killed ones need a moment, and mpirun may return before."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = processes_of(run_dir)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def processes_of(run_dir):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if b"run.dir=" + run_dir.encode() in words:
+            found.append(int(pid))
+    return found
+
+
+def temporaries(run_dir):
+    folder = os.path.join(run_dir, "checkpoints")
+    return [name for name in os.listdir(folder) if name.endswith(".tmp")] if os.path.isdir(folder) else []
+
+
 class Tally:
     """What was checked; the test passes when nothing failed and something was checked."""
 
