@@ -188,9 +188,9 @@ struct Backend {
 
 typedef struct {
     int workers;
-    const char
-        *isa; /* CPU: instruction set to pin to, as recorded by the run's first launch
-                        ("avx2", "avx512"); NULL: the best of this processor */
+    /* CPU: the instruction set that the run's first launch recorded ("avx2", "avx512"); NULL: the best of
+     * this processor that ONEDNN_MAX_CPU_ISA (or DNNL_MAX_CPU_ISA) allows */
+    const char *isa;
 } BackendOptions;
 
 /* Opens the device that `name` asks for: "cpu" or "reference" (later "cuda", "auto").

@@ -3,7 +3,9 @@
 #include "kernels/cpu/cpu.h"
 
 #include <dnnl_debug.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 Status library_status(dnnl_status_t status, const char *call) {
     if (status == dnnl_success) return STATUS_OK;
@@ -29,6 +31,12 @@ static const InstructionSet instruction_sets[] = {
 };
 enum { INSTRUCTION_SETS = sizeof instruction_sets / sizeof *instruction_sets };
 
+static const InstructionSet *find_set(const char *name) {
+    for (int i = 0; i < INSTRUCTION_SETS; i++)
+        if (strcmp(name, instruction_sets[i].name) == 0) return &instruction_sets[i];
+    return NULL;
+}
+
 static bool processor_has(dnnl_cpu_isa_t isa) {
     __builtin_cpu_init();
     if (isa == dnnl_cpu_isa_avx512_core)
@@ -37,26 +45,75 @@ static bool processor_has(dnnl_cpu_isa_t isa) {
     return true; /* the program itself is compiled for AVX2 */
 }
 
+/* oneDNN's names for a limit, and the best of our sets under each. */
+static const struct {
+    const char *name, *set;
+} limits[] = {
+    {"ALL", "avx512"},
+    {"DEFAULT", "avx512"},
+    {"AVX512_CORE", "avx512"},
+    {"AVX512_CORE_VNNI", "avx512"},
+    {"AVX512_CORE_BF16", "avx512"},
+    {"AVX512_CORE_AMX", "avx512"},
+    {"AVX512_MIC_4OPS", "avx2"},
+    {"AVX512_MIC", "avx2"},
+    {"AVX2_VNNI", "avx2"},
+    {"AVX2", "avx2"},
+    {"AVX", "avx"},
+    {"SSE41", "sse41"},
+};
+
+/* The first set that the user's environment allows. Pinning overrides oneDNN's own look at it, so that it
+ * is ours to obey; a name that nobody knows is no limit for oneDNN, but here it is refused: it would
+ * decide the run's bits in silence. */
+static Status limit_of_environment(const InstructionSet **first) {
+    const char *variable = "ONEDNN_MAX_CPU_ISA", *limit = getenv(variable), *set = NULL;
+    if (limit == NULL) limit = getenv(variable = "DNNL_MAX_CPU_ISA");
+    if (limit == NULL || limit[0] == '\0') limit = "ALL";
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (strcasecmp(limit, limits[i].name) == 0) set = limits[i].set;
+    if (set == NULL)
+        return FAIL(STATUS_UNSUPPORTED, "unset it, or use AVX512_CORE, AVX2, AVX or SSE41",
+                    "%s=%s is no instruction set", variable, limit);
+    *first = find_set(set);
+    return STATUS_OK;
+}
+
+/* The set that `name` asks for; NULL: the best that environment and processor allow. */
+static Status choose(const char *name, const InstructionSet **wanted) {
+    if (name == NULL) {
+        TRY(limit_of_environment(wanted));
+        while (!processor_has((*wanted)->isa))
+            ++*wanted; /* it has the last */
+        return STATUS_OK;
+    }
+    *wanted = find_set(name);
+    if (*wanted == NULL)
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "go on with the version of Rekindle that began the run, or begin a new run",
+            "the run is pinned to the instruction set \"%s\", which this version does "
+            "not know (it knows avx512, avx2, avx and sse41)",
+            name);
+    if (!processor_has((*wanted)->isa))
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "launch on a machine that has it, or begin a new run for this one",
+            "the run is pinned to the instruction set %s, which this processor has not",
+            name);
+    return STATUS_OK;
+}
+
 static pthread_mutex_t pin_lock = PTHREAD_MUTEX_INITIALIZER;
 static const InstructionSet *pinned_set; /* guarded by pin_lock */
 
 static Status pin(const char *name, const char **pinned) {
-    const InstructionSet *wanted = NULL;
-    for (int i = INSTRUCTION_SETS - 1; i >= 0; i--)
-        if (name == NULL ? processor_has(instruction_sets[i].isa)
-                         : strcmp(name, instruction_sets[i].name) == 0)
-            wanted = &instruction_sets[i];
-    if (wanted == NULL)
-        return FAIL(STATUS_UNSUPPORTED, "use avx512, avx2, avx or sse41",
-                    "unknown instruction set \"%s\"", name);
-    if (!processor_has(wanted->isa))
-        return FAIL(STATUS_UNSUPPORTED,
-                    "launch on a machine that has it, or start a new run for this one",
-                    "the run is pinned to %s, which this processor has not", wanted->name);
+    const InstructionSet *wanted;
+    TRY(choose(name, &wanted));
     if (pinned_set == NULL) {
         dnnl_status_t status = dnnl_set_max_cpu_isa(wanted->isa);
         if (status != dnnl_success || dnnl_get_effective_cpu_isa() != wanted->isa)
-            return FAIL(STATUS_UNSUPPORTED, "unset DNNL_MAX_CPU_ISA",
+            return FAIL(STATUS_UNSUPPORTED, "pin before anything else uses oneDNN",
                         "oneDNN cannot be pinned to %s", wanted->name);
         pinned_set = wanted;
     }

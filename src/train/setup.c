@@ -57,7 +57,7 @@ static void isa_of(const char *kind, char *isa, size_t size) {
     snprintf(isa, size, "%.*s", (int)strcspn(begin, " "), begin);
 }
 
-static Status open_device(Setup *self) {
+static Status open_device(Setup *self, bool weights_only) {
     const char *device = self->config->device;
     const char *recorded = self->restored.restored ? self->restored.block.device_kind : "";
     char isa[32];
@@ -65,7 +65,12 @@ static Status open_device(Setup *self) {
     bool same_device = strncmp(recorded, "cpu ", 4) == 0;
     BackendOptions options = {.workers = worker_count(self),
                               .isa = same_device && isa[0] != '\0' ? isa : NULL};
-    TRY(backend_open(device, &options, &self->backend));
+    Status opened = backend_open(device, &options, &self->backend);
+    if (opened == STATUS_UNSUPPORTED && weights_only && options.isa != NULL) {
+        options.isa = NULL; /* weights can be evaluated anywhere; what changed is said */
+        opened = backend_open(device, &options, &self->backend);
+    }
+    TRY(opened);
     if (recorded[0] != '\0' && strcmp(recorded, self->backend->kind) != 0) {
         if (self->collective->rank == 0)
             LOG_W("device kind changes from \"%s\" to \"%s\": from here on the bits are "
@@ -121,7 +126,7 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
                               .context = out};
     TRY(restore_newest(collective, &request, out->state, &out->restored));
     fault_point("restore");
-    TRY(collective->ops->agree(collective, open_device(out)));
+    TRY(collective->ops->agree(collective, open_device(out, weights_only)));
     return compare_devices(out);
 }
 
