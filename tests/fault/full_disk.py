@@ -115,7 +115,7 @@ def main():
             wrong, met = fill_and_relaunch(run, kind, number)
             met_at += [number] if met else []
             tally.check(not wrong, "%s of size %d" % (arguments.kind, number), "\n".join(wrong))
-            soak.note("%s %d" % (arguments.kind, number), "ok" if not wrong else "; ".join(wrong)[:300])
+            soak.note("%s %d" % (arguments.kind, number), wrong)
         soak.write(planned=len(sizes), met=len(met_at))
     except PermissionError as refused:
         print("SKIPPED: cannot mount a tmpfs here (%s)" % refused)

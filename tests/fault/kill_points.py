@@ -77,7 +77,7 @@ def main():
                 continue
             wrong = kill_and_relaunch(run, scenario, call, mode)
             tally.check(not wrong, "%s %s (%s)" % (scenario.name, mode, call), "\n".join(wrong))
-            soak.note(key, "ok" if not wrong else "; ".join(wrong)[:300])
+            soak.note(key, wrong)
         soak.write(planned=len(points))
     finally:
         shutil.rmtree(work, ignore_errors=True)

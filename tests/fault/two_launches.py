@@ -1,6 +1,8 @@
 """Two launches on one run directory.
 
-    two_launches.py REKINDLE SHIM [--races N] [--zombies N] [--seed S]
+    two_launches.py REKINDLE SHIM [--races N] [--zombies N] [--all TALLY.json]
+
+--all keeps a tally, so that a long soak can be interrupted.
 
 Races: two launches begin at about the same time; the winner is held at its first save. Exactly one trains, the
 other exits 2 and says who owns the directory; the winner, let go, finishes with the undisturbed run's bits.
@@ -169,9 +171,8 @@ def main():
     parser.add_argument("shim")
     parser.add_argument("--races", type=int, default=12)
     parser.add_argument("--zombies", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--all", dest="tally_path")
     arguments = parser.parse_args()
-    source = random.Random(arguments.seed)
     work = short_run.work_folder("two-launches")
     tally, missed = rekindle.Tally(), 0
     try:
@@ -181,20 +182,35 @@ def main():
         killed = run.prepare_killed("killed", calls)
         run.put(killed)
         starts = [(None, calls, 1), (killed, run.count_calls(), 2)]
+        soak = short_run.Soak(arguments.tally_path, short_run.file_digest(arguments.program, arguments.shim),
+                              {"races": arguments.races, "zombies": arguments.zombies})
         for number in range(arguments.races):
+            key = "race %d" % number
+            source = random.Random(key)
+            if soak.has(key):
+                tally.passed += 1
+                continue
             prepared, made, _ = starts[number % 2]
             first_save = next(call.number for call in made if call.name == "fallocate")
             delay = source.uniform(0, 0.03)
             wrong = race(run, prepared, first_save, delay)
-            tally.check(not wrong, "race %d, %.1f ms apart" % (number, 1e3 * delay), "\n".join(wrong))
+            tally.check(not wrong, "%s, %.1f ms apart" % (key, 1e3 * delay), "\n".join(wrong))
+            soak.note(key, wrong)
         for number in range(arguments.zombies):
+            key = "zombie %d" % number
+            source = random.Random(key)
+            if soak.has(key):
+                tally.passed += 1
+                continue
             prepared, made, generation = starts[number % 2]
             old, mode = source.choice(made), source.choice(("stop-before", "stop-after"))
             new_at = source.choice((None, source.randint(1, EARLY_CALLS)))
             wrong, not_fired = haunt(run, prepared, generation, old, mode, new_at, made)
             missed += not_fired
-            tally.check(not wrong, "zombie %d: %s %s, the new one stops at %s" % (number, mode, old, new_at),
+            tally.check(not wrong, "%s: %s %s, the new one stops at %s" % (key, mode, old, new_at),
                         "\n".join(wrong))
+            soak.note(key, wrong)
+        soak.write(planned=arguments.races + arguments.zombies)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print("%d races, %d zombies, %d stops did not fire" % (arguments.races, arguments.zombies, missed))

@@ -226,34 +226,35 @@ def file_digest(*paths):
 
 
 class Soak:
-    """A tally on disk that an interrupted soak takes up again."""
+    """A tally on disk that an interrupted soak takes up again. Of a finished one only the sums stay."""
 
     def __init__(self, path, build, plan):
-        """plan: what this soak is, in words; a tally of another plan or build is begun anew."""
+        """plan: what this soak is; a tally of another plan or build is begun anew. path None: no tally."""
         self.path, self.head = path, {"build": build, "plan": plan}
         self.done = {}
         if path is not None and os.path.exists(path):
             with open(path) as file:
                 old = json.load(file)
             if {key: old.get(key) for key in self.head} == self.head:
-                self.done = old["points"]
+                self.done = old.get("points", {})
 
     def has(self, key):
         return self.done.get(key) == "ok"
 
-    def note(self, key, verdict):
-        self.done[key] = verdict
+    def note(self, key, wrong):
+        self.done[key] = "; ".join(wrong)[:300] if wrong else "ok"
         if len(self.done) % 50 == 0:
             self.write()
 
-    def write(self, **more):
+    def write(self, planned=None, **more):
+        """planned: how many points the whole soak has, when it is through."""
         if self.path is None:
             return
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        failed = sorted(key for key, verdict in self.done.items() if verdict != "ok")
-        whole = {**self.head, "passed": len(self.done) - len(failed), "failed": failed, **more,
-                 "points": self.done}
+        failed = {key: verdict for key, verdict in sorted(self.done.items()) if verdict != "ok"}
+        whole = {**self.head, "planned": planned, "passed": len(self.done) - len(failed), "failed": failed, **more}
+        if planned is None:
+            whole["points"] = self.done
         with open(self.path + ".new", "w") as file:
-            json.dump(whole, file, indent=0)
+            json.dump(whole, file, indent=1)
             file.write("\n")
         os.replace(self.path + ".new", self.path)
