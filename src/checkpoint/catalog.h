@@ -78,7 +78,7 @@ typedef struct {
 
 /* What a launch says of itself and its restore point in its owner record. */
 typedef struct {
-    CatalogSeen seen; /* when it chose what it restored from */
+    CatalogSeen seen;                 /* when it chose what it restored from */
     char restored_from[CATALOG_NAME]; /* empty: fresh start */
     int64_t restored_step;
     Digest restored_digest;
