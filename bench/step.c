@@ -23,7 +23,9 @@
 
 enum { WAYS = 3, BATCHES = 4, SIDE = 28, PIXELS = SIDE * SIDE, CLASSES = 10, SEED = 7 };
 
-#define LEARNING_RATE 0.01
+/* Small, for the losses' sake: at 0.01 PyTorch's own float32 losses of resnet18 are up to 2 % away
+ * from its float64 ones within ten steps, at 0.001 within 0.03 %. */
+#define LEARNING_RATE 0.001
 #define MOMENTUM      0.9
 
 typedef struct {

@@ -13,7 +13,7 @@ static const Case cases[] = {
     {4, 3, 17, 5, 7, true, true},     {4, 16, 64, 4, 4, true, false},
     {4, 2, 1, 1, 1, false, false},    {2, 8, 10, 1, 1, false, true},
     {2, 5, 33, 1, 1, true, true},     {4, 1, 8, 3, 3, true, true},
-    {4, 32, 32, 16, 16, false, true},
+    {4, 32, 32, 16, 16, false, true}, {4, 4, 6, 14, 14, true, true},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
