@@ -16,12 +16,9 @@ typedef enum { REDUCTION_EXACT, REDUCTION_FAST } ReductionMode;
 
 /* Bits that ranks tell each other once a step (or-ed over ranks): the control word. */
 typedef enum {
-    CONTROL_STOP = 1 << 0,        /* a rank got SIGTERM or SIGUSR1 */
-    CONTROL_SAVE = 1 << 1,        /* a rank got SIGUSR2 */
-    CONTROL_FAILED = 1 << 2,      /* a rank failed locally: agree next, to learn its text */
-    CONTROL_SAVE_FAILED = 1 << 3, /* the save that was in flight failed */
-    CONTROL_COMMITTED = 1 << 4,   /* the save that was in flight is durable */
-    CONTROL_LOST_OWNER = 1 << 5,  /* the run directory has another owner now */
+    CONTROL_STOP = 1 << 0,   /* a rank got SIGTERM or SIGUSR1 */
+    CONTROL_SAVE = 1 << 1,   /* a rank got SIGUSR2 */
+    CONTROL_FAILED = 1 << 2, /* a rank failed locally: agree next, to learn its text */
 } ControlBits;
 
 /* A rank's share of the shards: [first, first + count). Contiguous, in rank order, sizes differ by
@@ -30,7 +27,11 @@ typedef struct {
     int first, count;
 } ShardRange;
 
-ShardRange shard_range(int shards, int rank, int size);
+static inline ShardRange shard_range(int shards, int rank, int size) {
+    int first = (int)((int64_t)rank * shards / size);
+    int end = (int)((int64_t)(rank + 1) * shards / size);
+    return (ShardRange){first, end - first};
+}
 
 typedef struct {
     const char *name;
