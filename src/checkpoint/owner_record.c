@@ -3,6 +3,7 @@
 #include "src/checkpoint/owner.h"
 
 #include "src/checkpoint/listing.h"
+#include "src/core/clock.h"
 #include "src/core/config.h"
 #include "src/core/file.h"
 
@@ -74,10 +75,7 @@ void owner_describe_self(OwnerRecord *out) {
     const char *restarts = getenv("SLURM_RESTART_COUNT"); /* unset, not 0, the first time */
     if (restarts == NULL || !parse_int64(restarts, &out->restart_count))
         out->restart_count = 0;
-    time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(out->created_at, sizeof out->created_at, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    clock_utc(out->created_at);
 }
 
 /* ---- the text */
@@ -181,18 +179,12 @@ static void read_beat(int directory, int64_t generation, char out[64]) {
     close(fd);
 }
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* A killed process needs a moment to die, and its launcher may return before. */
 static bool process_stays(const OwnerRecord *record, double watch_s) {
-    for (double end = seconds_now() + watch_s;;) {
+    for (double end = clock_seconds() + watch_s;;) {
         int64_t start;
         if (!process_start(record->pid, &start) || start != record->pid_start) return false;
-        if (seconds_now() >= end) return true;
+        if (clock_seconds() >= end) return true;
         nanosleep(&(struct timespec){0, WATCH_MS * 1000000L}, NULL);
     }
 }
@@ -200,7 +192,7 @@ static bool process_stays(const OwnerRecord *record, double watch_s) {
 static bool beat_moves(int directory, const OwnerRecord *record, double watch_s) {
     char first[64], later[64];
     read_beat(directory, record->generation, first);
-    for (double end = seconds_now() + watch_s; seconds_now() < end;) {
+    for (double end = clock_seconds() + watch_s; clock_seconds() < end;) {
         nanosleep(&(struct timespec){0, WATCH_MS * 1000000L}, NULL);
         read_beat(directory, record->generation, later);
         if (memcmp(first, later, sizeof first) != 0) return true;

@@ -3,6 +3,7 @@
 #include "src/checkpoint/restore.h"
 
 #include "src/checkpoint/restore_stream.h"
+#include "src/core/clock.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
 
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef enum { RESUME_AUTO, RESUME_NONE, RESUME_MUST, RESUME_PATH } Resume;
@@ -31,12 +31,6 @@ typedef struct {
     CheckpointReader *reader; /* the candidate, opened and proven as far as its metadata */
     char name[CATALOG_NAME];
 } Search;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static Resume resume_mode(const char *text) {
     if (strcmp(text, "auto") == 0) return RESUME_AUTO;
@@ -284,7 +278,7 @@ Status restore_newest(Collective *collective, const RestoreRequest *request, Sta
         .catalog.directory = -1,
         .path_directory = -1,
     };
-    double start = seconds_now();
+    double start = clock_seconds();
     Status mine = collective->rank == 0 ? begin_search(&search) : STATUS_OK;
     Status outcome = collective->ops->agree(collective, mine);
     for (bool done = false; outcome == STATUS_OK && !done;)
@@ -292,7 +286,7 @@ Status restore_newest(Collective *collective, const RestoreRequest *request, Sta
     checkpoint_reader_close(search.reader);
     if (search.path_directory >= 0) close(search.path_directory);
     catalog_close(&search.catalog);
-    result->seconds = seconds_now() - start;
+    result->seconds = clock_seconds() - start;
     return outcome;
 }
 

@@ -1,6 +1,7 @@
 /* Saving in the foreground: compare the ranks, let rank 0 write, tell everyone how it went. */
 #include "src/checkpoint/saver.h"
 
+#include "src/core/clock.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
 
@@ -9,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <time.h>
 
 /* What a rank says of its state before a save. */
 typedef struct {
@@ -28,12 +28,6 @@ struct Saver {
     Report *reports;
     SaverEvent event;
 };
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 /* ---- opening */
 
@@ -227,7 +221,7 @@ static Status write_one(Saver *saver, const UserBlock *what, SaverEvent *event) 
 
 Status saver_begin(Saver *saver, const UserBlock *what) {
     Collective *collective = saver->collective;
-    double start = seconds_now();
+    double start = clock_seconds();
     TRY(check_state(saver, what->step));
     SaverEvent event;
     memset(&event, 0, sizeof event); /* padding too: it travels */
@@ -238,7 +232,7 @@ Status saver_begin(Saver *saver, const UserBlock *what) {
     if (outcome == STATUS_COMM || outcome == STATUS_LOST_OWNER) return outcome;
     Failure failure = *status_failure();
     TRY(collective->ops->broadcast(collective, &event, sizeof event, 0));
-    event.seconds = seconds_now() - start;
+    event.seconds = clock_seconds() - start;
     event.status = outcome;
     if (outcome != STATUS_OK) event.failure = failure;
     saver->event = event;

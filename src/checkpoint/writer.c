@@ -6,6 +6,7 @@
 #include "src/checkpoint/plan.h"
 #include "src/checkpoint/userblock.h"
 #include "src/checkpoint/write_behind.h"
+#include "src/core/clock.h"
 #include "src/core/fault.h"
 #include "src/core/file.h"
 
@@ -16,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -139,10 +139,7 @@ static void fill_block(const Save *save, UserBlock *block) {
     block->metadata_digest = digest_of(save->region, save->plan->region_bytes);
     block->state_digest = state_digest_of_values(save->state, save->values);
     memcpy(block->writer, save->plan->writer, sizeof block->writer);
-    time_t now = time(NULL);
-    struct tm utc = {0};
-    gmtime_r(&now, &utc);
-    strftime(block->created_at, sizeof block->created_at, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    clock_utc(block->created_at);
 }
 
 /* Everything up to the checked close; errno tells why after a failure of the named step. */

@@ -1,6 +1,8 @@
 /* Children by fork and /proc: a launcher's ranks are no children of ours, so they are looked up. */
 #include "src/cli/process.h"
 
+#include "src/core/clock.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -17,12 +19,6 @@
 enum { PROCESSES = 65536, ENVIRONMENT = 1 << 20 };
 
 static sigset_t watched, before;
-
-double process_now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 Status process_prepare(void) {
     sigemptyset(&watched);
@@ -83,9 +79,9 @@ static bool reap(Process *process) {
 }
 
 ProcessState process_wait(Process *process, double seconds, int *signal) {
-    double end = process_now() + seconds;
+    double end = clock_seconds() + seconds;
     while (!reap(process)) {
-        double left = end - process_now();
+        double left = end - clock_seconds();
         if (left <= 0) return PROCESS_RUNNING;
         struct timespec time = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
         int got = sigtimedwait(&watched, NULL, &time);
@@ -155,9 +151,9 @@ void process_end(Process *process, double grace) {
     int ignored;
     if (process->pid != 0) {
         kill(process->pid, SIGTERM);
-        double end = process_now() + grace;
-        while (process_now() < end &&
-               process_wait(process, end - process_now(), &ignored) == PROCESS_INTERRUPTED)
+        double end = clock_seconds() + grace;
+        while (clock_seconds() < end && process_wait(process, end - clock_seconds(),
+                                                     &ignored) == PROCESS_INTERRUPTED)
             continue; /* asked to stop again: that is what is going on */
     }
     for (;;) {

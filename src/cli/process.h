@@ -34,5 +34,3 @@ void process_end(Process *process, double grace);
 /* The pid of rank `rank`: a descendant of the launch that executes the file `program`. 0: there is none
  * (yet). */
 pid_t process_find_rank(const Process *process, const struct stat *program, int rank);
-
-double process_now(void); /* seconds, CLOCK_MONOTONIC */

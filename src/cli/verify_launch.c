@@ -3,6 +3,7 @@
 
 #include "src/cli/cli.h"
 #include "src/cli/process.h"
+#include "src/core/clock.h"
 #include "src/core/file.h"
 
 #include <errno.h>
@@ -145,7 +146,7 @@ static void kill_when_due(Launch *self) {
     const LaunchOrder *order = self->order;
     LaunchResult *result = self->result;
     int64_t step = newest_step(self->run_dir);
-    double passed = process_now() - self->started;
+    double passed = clock_seconds() - self->started;
     if (step > 0 && result->first_step_s == 0) result->first_step_s = passed;
     if (order->after_a_step && result->first_step_s == 0) return;
     double waited = passed - (order->after_a_step ? result->first_step_s : 0);
@@ -177,7 +178,7 @@ static Status watch(Launch *self, int *signal) {
         if (self->order->kill)
             kill_when_due(self);
         else if (result->first_step_s == 0 && newest_step(self->run_dir) > 0)
-            result->first_step_s = process_now() - self->started;
+            result->first_step_s = clock_seconds() - self->started;
     }
 }
 
@@ -186,7 +187,7 @@ static Status judge(Launch *self, int launches_before) {
     result->code = self->process.code;
     result->killed = self->sent && result->code != 0;
     if (!self->sent) {
-        result->seconds = process_now() - self->started;
+        result->seconds = clock_seconds() - self->started;
         result->step = newest_step(self->run_dir);
     }
     result->trained = read_ledger(self->run_dir, launches_before, result->restored_from) >
@@ -210,7 +211,7 @@ Status verify_launch(const LaunchPlan *plan, const char *run_dir, const LaunchOr
         return FAIL(STATUS_USAGE, "name an executable with --program", "cannot find %s: %s",
                     plan->program, strerror(errno));
     TRY(process_start((char *const *)arguments.list, plan->log, &self.process));
-    self.started = process_now();
+    self.started = clock_seconds();
     Status status = watch(&self, signal);
     process_end(&self.process, GRACE_S);
     return status == STATUS_OK ? judge(&self, launches_before) : status;

@@ -5,12 +5,13 @@
  * loader_open, so the thread has nothing that could fail. */
 #include "src/data/data.h"
 
+#include "src/core/clock.h"
+
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { RING = 3, ALIGNMENT = 64 };
 
@@ -185,22 +186,16 @@ Status loader_open(const LoaderOptions *options, Loader **out) {
     return STATUS_OK;
 }
 
-static double monotonic_s(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 Status loader_next(Loader *loader, const Batch **out, double *stall_s) {
     double stall = 0;
     pthread_mutex_lock(&loader->mutex);
     loader->released = loader->handed;
     pthread_cond_signal(&loader->released_more);
     if (loader->produced == loader->handed && !loader->ended) {
-        double start = monotonic_s();
+        double start = clock_seconds();
         while (loader->produced == loader->handed && !loader->ended)
             pthread_cond_wait(&loader->produced_more, &loader->mutex);
-        stall = monotonic_s() - start;
+        stall = clock_seconds() - start;
     }
     *out = NULL;
     if (loader->produced > loader->handed) *out = &loader->ring[loader->handed++ % RING];

@@ -1,6 +1,7 @@
 /* What happens between two steps: evaluate, update the best, save. */
 #include "src/train/trainer_parts.h"
 
+#include "src/core/clock.h"
 #include "src/core/fault.h"
 #include "src/core/log.h"
 
@@ -24,7 +25,7 @@ static Status evaluate(Trainer *self, uint32_t *bits) {
     Evaluation evaluation;
     uint32_t asked = 0;
     bool stopped;
-    double begin = trainer_now();
+    double begin = clock_seconds();
     TRY(evaluator_run(self->evaluator, &self->requests, &asked, &stopped, &evaluation));
     *bits |= asked;
     if (stopped) return STATUS_OK; /* evaluated_step stays behind: the resume repeats it */
@@ -40,7 +41,7 @@ static Status evaluate(Trainer *self, uint32_t *bits) {
     LOG_I("evaluation at step %lld: loss %.4f, accuracy %.4f, top-5 %.4f (%lld samples, "
           "%.2f s)%s",
           (long long)*at->step, evaluation.loss, evaluation.accuracy, evaluation.top5,
-          (long long)evaluation.samples, trainer_now() - begin,
+          (long long)evaluation.samples, clock_seconds() - begin,
           better ? ", the best so far" : "");
     trainer_note(journal_metric, self->journal,
                  json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I}", "kind", "evaluation",

@@ -1,23 +1,17 @@
 /* One live line that log lines push down, or plain lines. */
 #include "src/train/progress.h"
 
+#include "src/core/clock.h"
 #include "src/core/log.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static bool live, plain;
 static int64_t every;
 static double started, last_shown;
 static char line[256];
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 static void hide(void) {
     if (line[0] != '\0') (void)!write(STDERR_FILENO, "\r\033[K", 4);
@@ -32,13 +26,13 @@ void progress_open(const char *mode, bool quiet, int64_t every_steps) {
     live = !quiet && (automatic ? isatty(STDERR_FILENO) != 0 : strcmp(mode, "live") == 0);
     plain = !quiet && (automatic ? !live : strcmp(mode, "plain") == 0);
     every = every_steps;
-    started = last_shown = now();
+    started = last_shown = clock_seconds();
     line[0] = '\0';
     if (live) log_set_line_hooks(hide, show);
 }
 
 static void describe(const ProgressReport *report, char *text, size_t size) {
-    double seconds = now() - started;
+    double seconds = clock_seconds() - started;
     double rate = seconds > 0 ? (double)report->samples / seconds : 0;
     int64_t left = report->total_steps - report->step;
     double eta = report->launch_steps > 0
@@ -58,12 +52,12 @@ static void describe(const ProgressReport *report, char *text, size_t size) {
 
 void progress_show(const ProgressReport *report) {
     char text[sizeof line];
-    if (live && now() - last_shown >= 0.1) {
+    if (live && clock_seconds() - last_shown >= 0.1) {
         describe(report, text, sizeof text);
         hide();
         memcpy(line, text, sizeof line);
         show();
-        last_shown = now();
+        last_shown = clock_seconds();
     }
     if (plain && every > 0 && report->step % every == 0) {
         describe(report, text, sizeof text);

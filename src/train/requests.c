@@ -2,24 +2,17 @@
 #include "src/train/requests.h"
 
 #include "src/collective.h"
-
-#include <time.h>
+#include "src/core/clock.h"
 
 #define SAVES_APART_S 0.5
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 uint32_t requests_take(Requests *requests) {
     uint32_t bits = requests->take();
-    if (requests->saved_at > 0 && now() - requests->saved_at < SAVES_APART_S)
+    if (requests->saved_at > 0 && clock_seconds() - requests->saved_at < SAVES_APART_S)
         bits &= ~(uint32_t)CONTROL_SAVE;
     return bits;
 }
 
 void requests_heard(Requests *requests, uint32_t word) {
-    if ((word & CONTROL_SAVE) != 0) requests->saved_at = now();
+    if ((word & CONTROL_SAVE) != 0) requests->saved_at = clock_seconds();
 }

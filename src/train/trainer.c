@@ -4,6 +4,7 @@
  * then the control word (which also tells whether some rank failed), then the collective. */
 #include "src/train/trainer.h"
 
+#include "src/core/clock.h"
 #include "src/core/fault.h"
 #include "src/core/log.h"
 #include "src/train/progress.h"
@@ -92,7 +93,7 @@ static void report_step(Trainer *self, const StepResult *result) {
                       (json_int_t)*at->step, "epoch", (json_int_t)report.epoch, "loss",
                       result->loss, "accuracy", result->accuracy, "lr", result->lr,
                       "gradient_norm", result->norm, "samples_per_second",
-                      (double)self->launch_samples / (trainer_now() - self->started)));
+                      (double)self->launch_samples / (clock_seconds() - self->started)));
 }
 
 static Status run(Trainer *self) {
@@ -100,7 +101,7 @@ static Status run(Trainer *self) {
     bool stopped = false;
     progress_open(self->base.config->log.progress, !trainer_is_first(self),
                   self->base.config->log.every_steps);
-    self->started = trainer_now();
+    self->started = clock_seconds();
     TRY(boundary_pass(self, 0, &stopped)); /* an evaluation that a stop cut short */
     while (*at->step < *at->total_steps && !stopped) {
         fault_set_step(*at->step + 1);

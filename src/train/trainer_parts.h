@@ -26,7 +26,7 @@ typedef struct {
     Loader *loader;
     int64_t launch_steps, launch_samples, saved_step;
     char saved_name[64];
-    double started; /* trainer_now() at the first step */
+    double started; /* clock_seconds() at the first step */
 } Trainer;
 
 static inline bool trainer_is_first(const Trainer *self) {
@@ -36,9 +36,6 @@ static inline bool trainer_is_first(const Trainer *self) {
 static inline Status trainer_agree(Trainer *self, Status mine) {
     return self->base.collective->ops->agree(self->base.collective, mine);
 }
-
-/* Seconds of a clock that only goes forward. */
-double trainer_now(void);
 
 /* Writes an object (may be NULL: no memory) as a line of the journal and frees it. The journal is for
  * people: a line that cannot be written is said, and training goes on. Ranks: local; rank 0 */

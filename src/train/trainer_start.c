@@ -1,6 +1,7 @@
 /* Opens a launch: takes the run directory, says what it stands on, and closes everything again. */
 #include "src/train/trainer_parts.h"
 
+#include "src/core/clock.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
 #include "src/model/model.h"
@@ -10,14 +11,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-double trainer_now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 /* Writes an object as one line and frees it. NULL (no memory) is an error, too. */
 static Status write_line(Status (*write)(Journal *, const char *), Journal *journal,
@@ -38,13 +32,6 @@ void trainer_note(Status (*write)(Journal *, const char *), Journal *journal,
         LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
 }
 
-static void utc_now(char text[32]) {
-    time_t seconds = time(NULL);
-    struct tm parts;
-    gmtime_r(&seconds, &parts);
-    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &parts);
-}
-
 static void start_fresh(Trainer *self) {
     const Config *config = self->base.config;
     Scalars *at = &self->base.scalars;
@@ -61,8 +48,8 @@ static void start_fresh(Trainer *self) {
 /* This launch as an element of the lineage. */
 static json_t *launch_object(const Trainer *self, int64_t generation) {
     const Setup *base = &self->base;
-    char time_text[32];
-    utc_now(time_text);
+    char time_text[CLOCK_UTC_TEXT];
+    clock_utc(time_text);
     return json_pack("{s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s}", "generation",
                      (json_int_t)generation, "ranks", base->collective->size, "hosts",
                      base->collective->hosts, "device_kind", base->backend->kind,
