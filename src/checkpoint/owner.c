@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,14 +31,11 @@ enum { TAKE_ATTEMPTS = 64, COPY_BYTES = 1 << 20 };
 static Status copy_file(int from_directory, const char *from, int directory,
                         const char *name) {
     char temp[NAME_MAX + 1];
-    uint64_t random = 0;
+    TRY(file_temporary_name(name, temp));
     bool created = false;
     int in = -1, out = -1;
     char *buffer = NULL;
-    const char *step = "name a copy of";
-    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) goto failed;
-    snprintf(temp, sizeof temp, ".%s.%016llx.tmp", name, (unsigned long long)random);
-    step = "find memory to copy";
+    const char *step = "find memory to copy";
     buffer = malloc(COPY_BYTES);
     if (buffer == NULL) goto failed;
     step = "open";

@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -175,13 +174,7 @@ static Status check_plan(const CheckpointPlan *plan, const State *state) {
 
 static Status publish(Save *save, int directory, const char *name, UserBlock *block) {
     char temp[NAME_MAX + 1];
-    uint64_t random;
-    if (getrandom(&random, sizeof random, 0) != sizeof random)
-        return FAIL(STATUS_IO, NULL, "no random number for a temporary name: %s",
-                    strerror(errno));
-    if (snprintf(temp, sizeof temp, ".%s.%016llx.tmp", name, (unsigned long long)random) >=
-        (int)sizeof temp)
-        return FAIL(STATUS_USAGE, "use a shorter name", "name too long: %s", name);
+    TRY(file_temporary_name(name, temp));
     Status status = STATUS_OK;
     if (write_file(save, directory, temp, block, &status) != 0 && status == STATUS_OK)
         status = FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%lld bytes): %s",

@@ -116,15 +116,16 @@ static int rename_new(int directory, const char *temp, const char *name) {
     return 0;
 }
 
-/* A hidden name that no living or dead process has used: what a killed one left never blocks. */
-static int temporary_name(const char *name, char temp[NAME_MAX + 1]) {
+Status file_temporary_name(const char *name, char temp[NAME_MAX + 1]) {
     uint64_t random;
-    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) return -1;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        return FAIL(STATUS_IO, NULL, "no random number for a temporary name of %s: %s",
+                    name, strerror(errno));
     int length =
         snprintf(temp, NAME_MAX + 1, ".%s.%016llx.tmp", name, (unsigned long long)random);
-    if (length <= NAME_MAX) return 0;
-    errno = ENAMETOOLONG;
-    return -1;
+    return length <= NAME_MAX
+               ? STATUS_OK
+               : FAIL(STATUS_IO, file_fix_for(ENAMETOOLONG), "name too long: %s", name);
 }
 
 typedef enum { REPLACE_NEVER, REPLACE_ATOMICALLY } Replace;
@@ -132,14 +133,10 @@ typedef enum { REPLACE_NEVER, REPLACE_ATOMICALLY } Replace;
 static Status publish(int directory, const char *name, const void *data, size_t size,
                       Replace replace) {
     char temp[NAME_MAX + 1];
-    int fd = -1;
-    const char *step = "find a temporary name for";
-    if (temporary_name(name, temp) != 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%zu bytes): %s", step,
-                    name, size, strerror(errno));
+    TRY(file_temporary_name(name, temp));
 
-    step = "create";
-    fd =
+    const char *step = "create";
+    int fd =
         openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0) /* nothing of ours to remove, and the error is not about `name` */
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%zu bytes): %s", step,

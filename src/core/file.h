@@ -3,6 +3,7 @@
 
 #include "src/core/status.h"
 
+#include <limits.h>
 #include <stddef.h>
 
 /* Makes `name` appear in the directory whole and durable, or not at all. An existing `name` is never
@@ -17,6 +18,10 @@ Status file_publish(int directory, const char *name, const void *data, size_t si
 
 /* Like file_publish, but an existing `name` is replaced atomically. Errors: STATUS_IO */
 Status file_replace(int directory, const char *name, const void *data, size_t size);
+
+/* Gives a hidden name for a file that will be published as `name`, which no living or dead process has
+ * used: what a killed one left never blocks. Errors: STATUS_IO */
+Status file_temporary_name(const char *name, char temp[NAME_MAX + 1]);
 
 /* Removes the hidden temporaries that killed publications of `name` left behind. Call it only where no
  * other process may be publishing it. What cannot be removed stays: it is only litter */
