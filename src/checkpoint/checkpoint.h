@@ -114,6 +114,11 @@ Status checkpoint_reader_match(const CheckpointReader *reader, const State *stat
  * Errors: STATUS_CORRUPT; as checkpoint_reader_match. The state is undefined then */
 Status checkpoint_reader_load(CheckpointReader *reader, State *state);
 
+/* Reads a file into a registry that is made like the file's own, whatever that holds: to compare two.
+ * Ranks: local. Memory: *out is the caller's (state_destroy); NULL after a failure
+ * Errors: as checkpoint_reader_open and checkpoint_reader_load */
+Status checkpoint_read_state(int directory, const char *name, State **out);
+
 /* Proves a file without a state: user block, region, every segment, and the state_digest anew.
  * Ranks: local. Errors: as checkpoint_reader_open and checkpoint_reader_stream */
 Status checkpoint_verify(int directory, const char *name, UserBlock *out);

@@ -307,6 +307,30 @@ Status checkpoint_reader_load(CheckpointReader *reader, State *state) {
     return status;
 }
 
+/* All entries lie in one arena: only their values matter here. */
+static Status declare_like(const CheckpointReader *reader, State *state) {
+    for (int i = 0; i < reader->image.count; i++) {
+        const CheckpointEntry *entry = &reader->image.entries[i];
+        TRY(state_declare(state, ARENA_PARAMETER, entry->path, entry->dtype, entry->rank,
+                          entry->shape, NULL));
+    }
+    return state_allocate(state);
+}
+
+Status checkpoint_read_state(int directory, const char *name, State **out) {
+    CheckpointReader *reader;
+    *out = NULL;
+    TRY(checkpoint_reader_open(directory, name, &reader));
+    Status status = state_create(out);
+    if (status == STATUS_OK) status = declare_like(reader, *out);
+    if (status == STATUS_OK) status = checkpoint_reader_load(reader, *out);
+    checkpoint_reader_close(reader);
+    if (status == STATUS_OK) return STATUS_OK;
+    state_destroy(*out);
+    *out = NULL;
+    return status;
+}
+
 /* ---- without a state */
 typedef struct {
     const CheckpointReader *reader;

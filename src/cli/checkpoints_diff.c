@@ -27,23 +27,11 @@ typedef struct {
     int64_t elements;
 } Difference;
 
-/* A registry like the file's, filled from it: proves every digest on the way. */
 static Status load(const char *path, State **out, char name[NAME_MAX + 1]) {
     ChosenCheckpoint chosen;
-    CheckpointReader *reader = NULL;
-    *out = NULL;
     TRY(checkpoints_choose(path, &chosen));
     strcpy(name, chosen.name);
-    Status status = checkpoint_reader_open(chosen.directory, chosen.name, &reader);
-    if (status == STATUS_OK) status = state_create(out);
-    for (int i = 0; status == STATUS_OK && i < checkpoint_reader_count(reader); i++) {
-        const CheckpointEntry *entry = checkpoint_reader_entry(reader, i);
-        status = state_declare(*out, ARENA_PARAMETER, entry->path, entry->dtype,
-                               entry->rank, entry->shape, NULL);
-    }
-    if (status == STATUS_OK) status = state_allocate(*out);
-    if (status == STATUS_OK) status = checkpoint_reader_load(reader, *out);
-    checkpoint_reader_close(reader);
+    Status status = checkpoint_read_state(chosen.directory, chosen.name, out);
     checkpoints_release(&chosen);
     return checkpoints_damaged(status);
 }

@@ -30,26 +30,6 @@ __attribute__((format(printf, 2, 3))) static void differ(RunComparison *out,
     va_end(arguments);
 }
 
-/* ---- the values of one checkpoint */
-
-/* A registry like the file's, filled from it: proves every digest on the way. */
-static Status load(int directory, const char *name, State **out) {
-    *out = NULL;
-    CheckpointReader *reader;
-    TRY(checkpoint_reader_open(directory, name, &reader));
-    Status status = state_create(out);
-    for (int i = 0; i < checkpoint_reader_count(reader) && status == STATUS_OK; i++) {
-        const CheckpointEntry *entry = checkpoint_reader_entry(reader, i);
-        status = state_declare(*out, ARENA_PARAMETER, entry->path, entry->dtype,
-                               entry->rank, entry->shape, NULL);
-    }
-    if (status == STATUS_OK) status = state_allocate(*out);
-    if (status == STATUS_OK) status = checkpoint_reader_load(reader, *out);
-    checkpoint_reader_close(reader);
-    if (status != STATUS_OK) state_destroy(*out);
-    return status;
-}
-
 /* ---- two checkpoints */
 
 static void print_value(DType dtype, const void *at, char text[48]) {
@@ -131,8 +111,8 @@ static Status compare_checkpoints(const Catalog *a, const CatalogItem *in_a,
                                   const Catalog *b, const CatalogItem *in_b,
                                   RunComparison *out) {
     State *state_a, *state_b;
-    TRY(load(a->directory, in_a->name, &state_a));
-    Status status = load(b->directory, in_b->name, &state_b);
+    TRY(checkpoint_read_state(a->directory, in_a->name, &state_a));
+    Status status = checkpoint_read_state(b->directory, in_b->name, &state_b);
     if (status == STATUS_OK) {
         compare_states(state_a, state_b, in_a->step, out);
         out->checkpoints++;
