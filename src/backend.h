@@ -62,7 +62,8 @@ typedef struct {
     bool decoupled; /* AdamW: w −= lr·weight_decay·w first; else g += weight_decay·w */
 } OptimizerPass;
 
-/* What one shard's classification adds to the step's sums; exact integers in float. */
+/* What one shard's classification adds to the step's sums. The counts are exact in float: a batch has at
+ * most 2^24 samples. The rest is zero: sums come in whole cache lines. */
 enum {
     METRIC_LOSS = 0,
     METRIC_CORRECT = 1,

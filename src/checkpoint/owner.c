@@ -8,7 +8,8 @@
  *  1. A generation has one owner: its record appears by a publication that never replaces.
  *  2. A taker that finds a higher generation after its own publication has lost, whatever it saw
  *     before: the record between may have been pruned while the taker slept.
- *  3. An owner's generation is never empty once it restored: the restored file is kept under it.
+ *  3. An owner's generation is never empty once it restored: the restored file is kept under it, unless
+ *     that step will be saved anew (OwnerClaim); until then the older generation's file counts.
  *  4. A record stands only where its restore point was the newest there was: whoever slept between
  *     restore and record withdraws. Else one stale record would set aside all that others saved. */
 #include "src/checkpoint/owner.h"

@@ -30,10 +30,6 @@ void log_set_step(long long step) {
     my_step = step;
 }
 
-LogLevel log_level(void) {
-    return my_level;
-}
-
 void log_set_level(LogLevel level) {
     my_level = level;
 }

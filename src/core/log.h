@@ -12,7 +12,6 @@ void log_open(int rank);
 /* The step that later lines carry; -1 for none. Ranks: local */
 void log_set_step(long long step);
 
-LogLevel log_level(void);
 void log_set_level(LogLevel level);
 
 /* Hooks that surround every line: the live progress line hides itself and comes back.
