@@ -31,8 +31,9 @@ static const char train_help[] =
     "\n"
     "SIGTERM or SIGUSR1 to any rank: all agree on a step, save, exit 75. SIGUSR2: save and "
     "go on.\n"
-    "Exit codes: 0 finished, 2 usage or configuration, 3 no valid checkpoint, 4 watchdog,\n"
-    "75 stopped with the state saved, anything else a fault.\n"
+    "Exit codes: 0 finished, 2 usage or configuration, 3 no valid checkpoint, 75 stopped "
+    "with the\n"
+    "state saved, anything else a fault.\n"
     "Environment: REKINDLE_LOG=error|warn|info|debug, "
     "REKINDLE_FAULT=rank:R,step:S,at:POINT,\n"
     "NO_COLOR.\n";
