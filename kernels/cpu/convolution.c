@@ -381,6 +381,8 @@ Status cpu_conv2d_backward(Backend *self, int worker, const Conv2d *conv, Tensor
     }
     if (dw != NULL && !((Cpu *)self)->avx512 && image_can(conv, x, dw, dy)) {
         TRY(image_weights(mine, conv, dw, dy, x));
+    } else if (dw != NULL && patches_can(conv, dw, dy)) {
+        TRY(patches_weights(mine, conv, dw, dy, x));
     } else if (dw != NULL) {
         ConvKey key = key_of(CONV_BACKWARD_WEIGHTS, conv, x, dw, dy, false);
         TRY(run((Cpu *)self, mine, &key, (float *[]){x->data, dw->data, dy->data}, NULL));

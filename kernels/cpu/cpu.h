@@ -143,6 +143,14 @@ bool image_can(const Conv2d *conv, const Tensor *x, const Tensor *dw, const Tens
 Status image_weights(Worker *worker, const Conv2d *conv, Tensor *dw, const Tensor *dy,
                      const Tensor *x);
 
+/* ---- patches.c */
+
+/* Whether patches_weights is the faster way for these shapes. */
+bool patches_can(const Conv2d *conv, const Tensor *dw, const Tensor *dy);
+/* The weights' part of conv2d_backward. */
+Status patches_weights(Worker *worker, const Conv2d *conv, Tensor *dw, const Tensor *dy,
+                       const Tensor *x);
+
 /* ---- linear.c */
 Status cpu_linear_forward(Backend *self, int worker, Tensor *y, const Tensor *x,
                           const Tensor *w, const Tensor *b);

@@ -50,7 +50,7 @@ static int worker_count(const Setup *self) {
     return count < 1 ? 1 : count;
 }
 
-/* "cpu avx2 onednn-2.6.3 kernels-2" → "avx2"; empty when there is none. */
+/* "cpu avx2 onednn-2.6.3 kernels-3" → "avx2"; empty when there is none. */
 static void isa_of(const char *kind, char *isa, size_t size) {
     const char *begin = strchr(kind, ' ');
     begin = begin == NULL ? "" : begin + 1;

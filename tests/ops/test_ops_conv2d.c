@@ -34,6 +34,7 @@ static const Case cases[] = {
     {2, 32, 6, 6, 32, 3, 3, {1, 1, 2}, false, false},
     {2, 3, 19, 19, 8, 7, 7, {2, 3, 1}, false, true}, /* resnet18's first, smaller */
     {16, 64, 4, 4, 64, 3, 3, {1, 1, 1}, false, false},
+    {3, 129, 5, 4, 130, 3, 1, {2, 1, 1}, true, false}, /* many channels, few pixels */
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
