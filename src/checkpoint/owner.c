@@ -125,29 +125,33 @@ static void withdraw(const Owner *owner) {
     unlinkat(owner->directory, name, 0);
 }
 
-/* Has anybody written since the restore looked, or removed what it chose? */
-static Status check_claim(const Owner *owner, const OwnerClaim *claim) {
+/* Has anybody written since the restore looked, or removed what it chose? own: the generation of our
+ * record, 0 while there is none. STATUS_EXISTS: there is an owner newer than `judged`, of whom it is
+ * not known yet whether he lives. */
+static Status check_claim(const Owner *owner, const OwnerClaim *claim, int64_t judged,
+                          int64_t own) {
     const CatalogSeen *seen = &claim->seen;
     if (!seen->looked) return STATUS_OK;
     Listing listing;
     TRY(listing_read(owner->directory, &listing));
     char news[CATALOG_NAME + 16] = "";
+    int64_t newest = 0;
     for (int i = 0; i < listing.count; i++) {
         const Listed *name = &listing.names[i];
         bool newer_file =
             name->kind == LISTED_CHECKPOINT &&
             (name->generation > seen->generation ||
              (name->generation == seen->generation && name->step > seen->step));
-        bool newer_owner = name->kind == LISTED_OWNER &&
-                           name->generation > seen->owner_generation &&
-                           name->generation != owner->generation;
-        if (newer_file || newer_owner)
+        bool others = name->kind == LISTED_OWNER && name->generation != own;
+        if (others && name->generation > newest) newest = name->generation;
+        if (newer_file || (others && name->generation > seen->owner_generation))
             snprintf(news, sizeof news, "%.63s is new", name->name);
     }
     bool inside = claim->restored_from[0] != '\0' && claim->restored_path[0] == '\0';
     if (inside && !listing_has(&listing, claim->restored_from))
         snprintf(news, sizeof news, "%.63s is gone", claim->restored_from);
     listing_free(&listing);
+    if (newest > judged) return STATUS_EXISTS;
     if (news[0] == '\0') return STATUS_OK;
     return FAIL(STATUS_LOST_OWNER, "launch again: the run goes on from what is there now",
                 "another launch worked in %.400s while this one read it: %s",
@@ -173,7 +177,7 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
                         (long long)newest, owner->run_dir, live.unreadable_why);
         }
     }
-    TRY(check_claim(owner, claim));
+    TRY(check_claim(owner, claim, newest, 0));
     OwnerRecord self;
     owner_describe_self(&self);
     self.generation = owner->generation;
@@ -202,7 +206,7 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
         return STATUS_EXISTS;
     }
     /* once more: from now on whoever held the directory before us finds that it has lost */
-    if (mine == STATUS_OK) mine = check_claim(owner, claim);
+    if (mine == STATUS_OK) mine = check_claim(owner, claim, newest, owner->generation);
     if (mine == STATUS_OK) return STATUS_OK;
     Failure cause = *status_failure();
     withdraw(owner);
