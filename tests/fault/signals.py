@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -71,26 +70,6 @@ FINISHES = [
 LAUNCHES_AGAIN = (1, 2, 4, 3)
 
 
-def saved_steps(run_dir):
-    folder = os.path.join(run_dir, "checkpoints")
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(int(re.search(r"step-(\d+)", name).group(1)) for name in names if name.endswith(".h5"))
-
-
-def last_line(ended):
-    return ended.output.rstrip().rpartition("\n")[2]
-
-
-def catches(pid, number):
-    """Whether a process has a handler for a signal."""
-    try:
-        with open("/proc/%d/status" % pid) as file:
-            caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", file.read(), re.MULTILINE).group(1)
-    except (OSError, AttributeError):
-        return False
-    return int(caught, 16) >> (number - 1) & 1 == 1
-
-
 class Signals:
     def __init__(self, program, work):
         self.program, self.work, self.tally, self.fired = program, work, rekindle.Tally(), 0
@@ -120,8 +99,8 @@ class Signals:
 
     def has_stopped(self, what, ended, steps):
         """One code, one line that says what to do, the expected checkpoints, nothing else."""
-        saved = saved_steps(self.run_dir)
-        line = last_line(ended)
+        saved = rekindle.saved_steps(self.run_dir)
+        line = rekindle.last_line(ended)
         return (self.tally.check(ended.code == STOPPED, what + ": exit code", ended) and
                 self.tally.check(line.startswith("[rank 0] stopped at step %d of " % steps[-1]) and
                                  line.endswith("launch the same command again to go on"),
@@ -150,7 +129,7 @@ class Signals:
     def finish_under(self, fault, steps):
         self.clear()
         ended = self.launch(fault)
-        saved = saved_steps(self.run_dir)
+        saved = rekindle.saved_steps(self.run_dir)
         self.tally.check(saved == steps, "%s: saved steps %s, not %s" % (fault, saved, steps), ended)
         self.finishes(fault, ended, self.digest, self.metrics)
 
@@ -160,11 +139,11 @@ class Signals:
         what = "stopped again and again"
         self.has_stopped(what, self.launch("rank:1,step:8,at:evaluate,send:TERM"), [8])
         ended = self.launch("rank:0,at:evaluate,send:TERM", ranks=2)
-        self.tally.check(ended.code == STOPPED and set(saved_steps(self.run_dir)) == {8}, what + ": repetition",
-                         ended)
+        self.tally.check(ended.code == STOPPED and set(rekindle.saved_steps(self.run_dir)) == {8},
+                         what + ": repetition", ended)
         ended = self.launch("rank:1,at:restore,send:USR1", ranks=2)
-        self.tally.check(ended.code == STOPPED and set(saved_steps(self.run_dir)) == {8}, what + ": restore",
-                         ended)
+        self.tally.check(ended.code == STOPPED and set(rekindle.saved_steps(self.run_dir)) == {8},
+                         what + ": restore", ended)
         self.goes_on(what, 3)
         self.finishes("complete already", self.launch("rank:1,at:restore,send:TERM", ranks=2), self.digest,
                       self.metrics)
@@ -199,22 +178,11 @@ class Signals:
         while time.monotonic() < deadline and launcher.poll() is None:
             with open(path) as file:
                 ranks = [int(pid) for pid in file.read().split()]
-            ranks = [pid for pid in ranks if catches(pid, signal.SIGUSR2)]
+            ranks = [pid for pid in ranks if rekindle.signal_mask(pid, "SigCgt") >> (signal.SIGUSR2 - 1) & 1]
             if len(ranks) == 3:
                 return ranks
             time.sleep(0.001)
         raise AssertionError("the ranks did not start")
-
-    def wait_for_steps(self, count):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if len(rekindle.metrics(self.run_dir)) >= count:
-                    return
-            except (OSError, ValueError):
-                pass
-            time.sleep(0.001)
-        raise AssertionError("no %d steps" % count)
 
     def end(self, launcher):
         output, _ = launcher.communicate(timeout=rekindle.LAUNCH_LIMIT_S)
@@ -223,35 +191,38 @@ class Signals:
     def stop_from_outside(self, name, steps_before, send, ranks_again, sets, digest, metrics):
         launcher = self.start(sets)
         ranks = self.wait_for_ranks(launcher)
+        targets = send(launcher.pid, ranks)
+        deliver = lambda: [os.kill(pid, number) for pid, number in targets]  # noqa: E731
         if steps_before > 0:
-            self.wait_for_steps(steps_before)
-        send(launcher.pid, ranks)
+            rekindle.wait_for_lines(self.run_dir, steps_before)
+            passed_on = [(rank, number) for pid, number in targets for rank in ranks
+                         if pid in (rank, launcher.pid)]
+            rekindle.signal_ranks(ranks, deliver, passed_on)
+        else:
+            deliver()
         self.fired += 1
         ended = self.end(launcher)
-        saved = saved_steps(self.run_dir)
+        saved = rekindle.saved_steps(self.run_dir)
         self.tally.check(len(saved) == 1 and saved[0] >= max(1, steps_before) - 1,
                          "%s: saved steps %s" % (name, saved), ended)
         if self.has_stopped(name, ended, saved or [0]):
             self.finishes(name, self.launch(None, ranks_again, sets), digest, metrics)
 
 
-def both_twice(launcher, ranks):
+def from_all_sides(launcher, ranks):
     """What a launcher and a scheduler may do together."""
-    os.kill(launcher, signal.SIGUSR1)
-    os.kill(ranks[1], signal.SIGTERM)
-    os.kill(launcher, signal.SIGUSR1)
-    for rank in ranks:
-        os.kill(rank, signal.SIGTERM)
+    return [(launcher, signal.SIGUSR1), (ranks[1], signal.SIGTERM), (launcher, signal.SIGUSR1),
+            *[(rank, signal.SIGTERM) for rank in ranks]]
 
 
+# Name, lines of metrics to wait for, whom to send what, ranks that go on.
 FROM_OUTSIDE = [
-    ("SIGUSR1 to mpirun", 12, lambda launcher, ranks: os.kill(launcher, signal.SIGUSR1), 2),
-    ("SIGTERM to one rank", 10, lambda launcher, ranks: os.kill(ranks[2], signal.SIGTERM), 4),
-    ("SIGINT to one rank", 20, lambda launcher, ranks: os.kill(ranks[0], signal.SIGINT), 1),
-    ("signals from all sides at once", 15, both_twice, 2),
-    ("SIGUSR1 to mpirun as soon as ranks are there", 0, lambda launcher, ranks: os.kill(launcher, signal.SIGUSR1),
-     2),
-    ("SIGTERM to a rank that starts", 0, lambda launcher, ranks: os.kill(ranks[1], signal.SIGTERM), 1),
+    ("SIGUSR1 to mpirun", 12, lambda launcher, ranks: [(launcher, signal.SIGUSR1)], 2),
+    ("SIGTERM to one rank", 10, lambda launcher, ranks: [(ranks[2], signal.SIGTERM)], 4),
+    ("SIGINT to one rank", 20, lambda launcher, ranks: [(ranks[0], signal.SIGINT)], 1),
+    ("signals from all sides at once", 15, from_all_sides, 2),
+    ("SIGUSR1 to mpirun as soon as ranks are there", 0, lambda launcher, ranks: [(launcher, signal.SIGUSR1)], 2),
+    ("SIGTERM to a rank that starts", 0, lambda launcher, ranks: [(ranks[1], signal.SIGTERM)], 1),
 ]
 LONGER = ["train.epochs=40"]
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -126,6 +127,72 @@ def metrics(run_dir):
             one.pop("samples_per_second", None)
             lines.append(one)
     return lines
+
+
+def wait_for_lines(run_dir, count, limit=60):
+    """Until metrics.jsonl has so many lines: with log.every_steps 1 that is about as many steps."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        try:
+            if len(metrics(run_dir)) >= count:
+                return
+        except (OSError, ValueError):  # not there yet, or a line half written
+            pass
+        time.sleep(0.001)
+    raise AssertionError("no %d lines of metrics in %s" % (count, run_dir))
+
+
+def saved_steps(run_dir):
+    folder = os.path.join(run_dir, "checkpoints")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(int(re.search(r"step-(\d+)", name).group(1)) for name in names if name.endswith(".h5"))
+
+
+def last_line(ended):
+    return ended.output.rstrip().rpartition("\n")[2]
+
+
+def signal_mask(pid, field):
+    """A set of signals out of /proc/PID/status as a number: SigCgt, ShdPnd, ..."""
+    try:
+        with open("/proc/%d/status" % pid) as file:
+            return int(re.search(r"^%s:\s*([0-9a-f]+)" % field, file.read(), re.MULTILINE).group(1), 16)
+    except (OSError, AttributeError):
+        return 0
+
+
+def is_stopped(pid):
+    """Whether every thread of a process stands still."""
+    for thread in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, thread)) as file:
+            if file.read().rpartition(")")[2].split()[0] != "T":
+                return False
+    return True
+
+
+def wait_until(what, is_true, limit=30):
+    deadline = time.monotonic() + limit
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise AssertionError("waited %d s until %s" % (limit, what))
+        time.sleep(0.002)
+
+
+def signal_ranks(ranks, send, expected):
+    """Sends signals while the ranks stand still, so that however slow the way is, the signals arrive in the
+    step where the ranks are now. send: does it; expected: (rank's pid, signal) of each that must arrive."""
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in ranks:  # or the signal could overtake the SIGSTOP
+            wait_until("process %d is stopped" % pid, lambda: is_stopped(pid))
+        send()
+        for pid, number in expected:
+            wait_until("signal %d reaches process %d" % (number, pid),
+                       lambda: signal_mask(pid, "ShdPnd") >> (number - 1) & 1)
+    finally:
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
 
 
 def processes_left(run_dir, patience=10):
