@@ -45,7 +45,7 @@ static Status copy_file(int from_directory, const char *from, int directory,
     if (in < 0 || fstat(in, &about) != 0) goto failed;
     step = "create a copy of";
     out =
-        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (out < 0) goto failed;
     created = true;
     step = "copy";

@@ -38,7 +38,7 @@ typedef struct {
 static int create_temporary(Save *save, int directory, const char *temp) {
     save->step = "create";
     save->fd =
-        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (save->fd < 0) return -1;
     save->step = "reserve space for";
     while (fallocate(save->fd, 0, 0, save->plan->bytes) != 0) {

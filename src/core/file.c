@@ -137,7 +137,7 @@ static Status publish(int directory, const char *name, const void *data, size_t 
 
     const char *step = "create";
     int fd =
-        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0) /* nothing of ours to remove, and the error is not about `name` */
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%zu bytes): %s", step,
                     name, size, strerror(errno));

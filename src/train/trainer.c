@@ -132,9 +132,15 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
                  TrainOutcome *outcome) {
     memset(outcome, 0, sizeof *outcome);
     Trainer *self = calloc(1, sizeof *self);
-    if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the trainer");
+    Status mine =
+        self != NULL ? STATUS_OK : FAIL(STATUS_MEMORY, NULL, "no memory for the trainer");
+    Status status = collective->ops->agree(collective, mine);
+    if (status != STATUS_OK) {
+        free(self);
+        return status;
+    }
     self->requests.take = take_bits;
-    Status status = setup_open(config, collective, false, &self->base);
+    status = setup_open(config, collective, false, &self->base);
     if (status == STATUS_OK) status = trainer_start(self);
     if (status == STATUS_OK) status = run(self);
     if (status == STATUS_COMM) return status; /* nothing but an abort may follow */
