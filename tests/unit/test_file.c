@@ -168,9 +168,12 @@ static void a_published_file_is_whole_and_alone(void **state) {
     assert_int_equal(syncs, 2); /* the file, then its directory */
     assert_ok(file_publish(directory, "empty", NULL, 0));
     assert_holds("empty", "");
+    mode_t mask = umask(027);
+    assert_ok(file_publish(directory, "masked", NULL, 0));
+    umask(mask);
     struct stat about;
-    assert_int_equal(fstatat(directory, "a", &about, 0), 0);
-    assert_int_equal(about.st_mode & 0777, 0600);
+    assert_int_equal(fstatat(directory, "masked", &about, 0), 0);
+    assert_int_equal(about.st_mode & 0777, 0640);
     assert_int_equal(about.st_nlink, 1);
 }
 
