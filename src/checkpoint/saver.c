@@ -162,8 +162,8 @@ static Status check_state(Saver *saver, int64_t step) {
     Report own;
     memset(&own, 0, sizeof own);
     int index = -1;
-    own.digest = state_digest(saver->state);
-    own.not_finite = state_is_finite(saver->state, &index) ? -1 : index;
+    own.digest = state_examine(saver->state, &index);
+    own.not_finite = index;
     TRY(collective->ops->gather(collective, &own, sizeof own, saver->reports));
     for (int rank = 1; rank < collective->size; rank++)
         if (!digest_equal(saver->reports[rank].digest, saver->reports[0].digest))

@@ -96,8 +96,9 @@ Digest state_digester_finish(StateDigester *digester); /* destroys it */
 /* Digest of one entry's bytes. */
 Digest state_entry_digest(const State *state, int index);
 
-/* True when all float entries are finite. Otherwise *index names the first entry that is not. */
-bool state_is_finite(const State *state, int *index);
+/* The state's digest, and whether all float entries are finite, in one pass over the memory:
+ * *not_finite is the first entry that is not, or -1. */
+Digest state_examine(const State *state, int *not_finite);
 
 void digest_print(Digest digest, char text[DIGEST_TEXT]);
 bool digest_parse(const char *text, Digest *out); /* exactly 32 lower-case hex digits */

@@ -195,19 +195,41 @@ static void what_is_not_finite_is_named(void **state) {
     assert_ok(state_declare(registry, ARENA_SCALAR, "best", DTYPE_F64, 0, NULL, &best));
     assert_ok(state_declare(registry, ARENA_SCALAR, "step", DTYPE_I64, 0, NULL, &step));
     assert_ok(state_allocate(registry));
-    assert_true(state_is_finite(registry, &index));
+    state_examine(registry, &index);
+    assert_int_equal(index, -1);
     *(int64_t *)state_data(registry, step) = -1; /* all ones, but no float */
-    assert_true(state_is_finite(registry, &index));
+    state_examine(registry, &index);
+    assert_int_equal(index, -1);
     *(double *)state_data(registry, best) = (double)INFINITY;
-    assert_false(state_is_finite(registry, &index));
+    state_examine(registry, &index);
     assert_int_equal(index, best);
     ((float *)state_data(registry, b))[99] = -INFINITY;
-    assert_false(state_is_finite(registry, &index));
+    state_examine(registry, &index);
     assert_int_equal(index, b);
     ((float *)state_data(registry, a))[50] = NAN;
-    assert_false(state_is_finite(registry, &index));
+    assert_true(digest_equal(state_examine(registry, &index), state_digest(registry)));
     assert_int_equal(index, a);
-    assert_false(state_is_finite(registry, NULL));
+}
+
+static void large_entries_are_examined_whole(void **state) {
+    (void)state;
+    enum { LENGTH = 100003 };
+    int index, large = declare(registry, ARENA_PARAMETER, "model/large", LENGTH, 0);
+    assert_ok(state_allocate(registry));
+    float *values = state_data(registry, large);
+    for (int i = 0; i < LENGTH; i++)
+        values[i] = (float)i;
+    assert_true(digest_equal(state_examine(registry, &index), state_digest(registry)));
+    assert_int_equal(index, -1);
+    for (int at = 0; at < LENGTH; at += 32749) {
+        values[at] = NAN;
+        state_examine(registry, &index);
+        assert_int_equal(index, large);
+        values[at] = 0;
+    }
+    values[LENGTH - 1] = INFINITY;
+    state_examine(registry, &index);
+    assert_int_equal(index, large);
 }
 
 static void digests_are_printed_and_read_back(void **state) {
@@ -242,6 +264,7 @@ int main(void) {
         EACH(the_digest_sees_path_type_and_shape_but_not_the_arena),
         EACH(every_bit_of_every_value_changes_the_digest),
         EACH(what_is_not_finite_is_named),
+        EACH(large_entries_are_examined_whole),
         cmocka_unit_test(digests_are_printed_and_read_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
