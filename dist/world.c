@@ -19,6 +19,16 @@ bool world_is_launched(void) {
     return tasks != NULL && atoi(tasks) > 1;
 }
 
+bool world_is_first(void) {
+    static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
+        const char *rank = getenv(ranks[i]);
+        if (rank != NULL) return atoi(rank) == 0;
+    }
+    return true;
+}
+
 Status world_start(int *argc, char ***argv, Collective **out) {
     if (!world_is_launched()) return collective_alone_open(out);
     *out = NULL;

@@ -19,3 +19,8 @@ void world_finish(Collective *collective);
 
 /* True when this process was started by a launcher of several processes (environment only). */
 bool world_is_launched(void);
+
+/* True for the launch's first process, and for one that nobody launched (environment only). While MPI
+ * has not started it can speak for all, but not with an error: a launcher kills it as soon as another
+ * one leaves with a non-zero code. */
+bool world_is_first(void);

@@ -1,6 +1,8 @@
 /* The program's entry: finds the command and hands over. */
 #include "src/cli/cli.h"
 
+#include "dist/world.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -26,7 +28,7 @@ static int usage(FILE *out, int code) {
 int main(int argc, char **argv) {
     if (argc < 2) return usage(stderr, 2);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
-        return usage(stdout, 0);
+        return world_is_first() ? usage(stdout, 0) : 0;
     if (strcmp(argv[1], "--version") == 0) {
         puts("rekindle " REKINDLE_VERSION);
         return 0;

@@ -49,6 +49,7 @@ static const char eval_help[] =
 static const char keys_title[] = "\nKeys of the run file:\n";
 
 static int print_help(const char *text) {
+    if (!world_is_first()) return 0;
     char *keys;
     if (config_describe(&keys) != STATUS_OK) return cli_fail();
     printf("%s%s%s", text, keys_title, keys);

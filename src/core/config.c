@@ -26,7 +26,11 @@ static Status apply_set(const char *file, int number, const char *set, Config *c
 Status config_load(const char *path, const char *const *sets, int set_count, Config *out) {
     char *data;
     size_t size;
-    TRY(file_read(AT_FDCWD, path, FILE_LIMIT, &data, &size));
+    if (file_read(AT_FDCWD, path, FILE_LIMIT, &data, &size) != STATUS_OK) {
+        Failure failure = *status_failure();
+        failure.code = STATUS_USAGE; /* a relaunch would name the same file */
+        return status_adopt(&failure);
+    }
     int count;
     config_table(&count);
     Origin *origins = malloc((size_t)count * sizeof *origins);
