@@ -3,7 +3,7 @@
 Started by bench/step.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; reads commands from
 standard input, where it sleeps between them. Rank 0 answers on standard output with a line of JSON:
   open DESCRIPTION          the model as bench_step described it, with the path of its weights
-  variant NAME              (re)builds model and optimizer in one of the forms of VARIANTS
+  variant NAME              takes one of the forms of VARIANTS, building it at first
   losses STEPS | time STEPS | quit
 """
 
@@ -110,34 +110,18 @@ def say(**fields):
         print(json.dumps(fields), flush=True)
 
 
-class Peer:
-    def open(self, about):
-        """Reads the weights, and this rank's rows of every batch."""
-        self.about = about
-        raw = np.fromfile(about["dump"], dtype=np.float32)
-        self.weights, end = {}, 0
-        for name, shape, at in about["tensors"]:
-            end = at + int(np.prod(shape))
-            self.weights[name] = torch.from_numpy(raw[at:end].reshape(shape).copy())
-        rows, side, count = about["batch"], about["side"], about["batches"] * about["batch"]
-        images = raw[end:end + count * side * side].reshape(-1, rows, 1, side, side)
-        labels = raw[end + count * side * side:].view(np.int32)[:count].reshape(-1, rows)
-        mine = slice(RANK * rows // SIZE, (RANK + 1) * rows // SIZE)
-        self.images = [torch.from_numpy(x[mine].copy()) for x in images]
-        self.labels = [torch.from_numpy(y[mine].astype(np.int64)) for y in labels]
-
-    def variant(self, name):
-        layout, optimizer, compiled = VARIANTS[name]
-        self.bare = MODELS[self.about["model"]]().to(memory_format=layout)
+class Form:
+    def __init__(self, peer, layout, optimizer, compiled):
+        about, self.weights, self.labels = peer.about, peer.weights, peer.labels
+        self.bare = MODELS[about["model"]]().to(memory_format=layout)
         names = {n for n in self.bare.state_dict() if not n.endswith("num_batches_tracked")}
         assert names == set(self.weights), names ^ set(self.weights)
-        torch._dynamo.reset()
         self.model = nn.parallel.DistributedDataParallel(
             torch.compile(self.bare) if compiled else self.bare, broadcast_buffers=False,
             gradient_as_bucket_view=True, static_graph=not compiled)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.about["lr"],
-                                         momentum=self.about["momentum"], **{optimizer: True})
-        self.batches = [x.contiguous(memory_format=layout) for x in self.images]
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=about["lr"],
+                                         momentum=about["momentum"], **{optimizer: True})
+        self.batches = [x.contiguous(memory_format=layout) for x in peer.images]
         self.criterion = nn.CrossEntropyLoss()
         self.step(0)
         self.step(1)
@@ -158,27 +142,49 @@ class Peer:
         self.optimizer.step()
         return loss
 
+
+class Peer:
+    """All forms of one model stay alive; `form` is the one that measures."""
+
+    def open(self, about):
+        """Reads the weights, and this rank's rows of every batch."""
+        self.about, self.forms = about, {}
+        raw = np.fromfile(about["dump"], dtype=np.float32)
+        self.weights, end = {}, 0
+        for name, shape, at in about["tensors"]:
+            end = at + int(np.prod(shape))
+            self.weights[name] = torch.from_numpy(raw[at:end].reshape(shape).copy())
+        rows, side, count = about["batch"], about["side"], about["batches"] * about["batch"]
+        images = raw[end:end + count * side * side].reshape(-1, rows, 1, side, side)
+        labels = raw[end + count * side * side:].view(np.int32)[:count].reshape(-1, rows)
+        mine = slice(RANK * rows // SIZE, (RANK + 1) * rows // SIZE)
+        self.images = [torch.from_numpy(x[mine].copy()) for x in images]
+        self.labels = [torch.from_numpy(y[mine].astype(np.int64)) for y in labels]
+
+    def variant(self, name):
+        if name not in self.forms:
+            self.forms[name] = Form(self, *VARIANTS[name])
+        self.form = self.forms[name]
+
     def losses(self, steps):
-        self.put_back()
-        losses = torch.stack([self.step(i).detach() for i in range(steps)])
+        self.form.put_back()
+        losses = torch.stack([self.form.step(i).detach() for i in range(steps)])
         dist.all_reduce(losses)
         say(losses=(losses / SIZE).tolist())
 
     def time(self, steps):
-        self.put_back()
-        self.step(0)
+        self.form.put_back()
+        self.form.step(0)
         dist.barrier()
         start = time.perf_counter()
         for i in range(1, steps + 1):
-            self.step(i)
+            self.form.step(i)
         seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
         say(seconds=seconds.item())
 
 
 def main():
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[RANK % len(cores)]})  # as mpirun does with its ranks
     warnings.simplefilter("ignore")  # broadcast_buffers has another name in some versions
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
@@ -189,6 +195,7 @@ def main():
     for line in sys.stdin:
         verb, _, argument = line.strip().partition(" ")
         if verb == "open":
+            torch._dynamo.reset()
             peer.open(json.loads(argument))
         elif verb == "variant":
             try:
