@@ -94,6 +94,7 @@ static int launch(int argc, char **argv, const char *command) {
     if (world_start(&argc, &argv, &collective) != STATUS_OK) return cli_fail();
     log_open(world_is_launched() ? collective->rank : -1);
     fault_open(collective->rank);
+    fault_await_signals(signals_waiting);
     bool train = strcmp(command, "train") == 0;
     RunArguments arguments;
     Config *config = calloc(1, sizeof *config);

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+static bool (*has_arrived)(void);
 static bool armed, to_launcher;
 static char wanted_point[32], wanted_signal[8];
 static long long wanted_step = -1, current_step = -1;
@@ -54,6 +55,10 @@ void fault_open(int rank) {
     armed = wanted_point[0] != '\0' && (wanted_rank < 0 || wanted_rank == rank);
 }
 
+void fault_await_signals(bool (*arrived)(void)) {
+    has_arrived = arrived;
+}
+
 void fault_set_step(int64_t step) {
     current_step = step;
 }
@@ -69,11 +74,10 @@ void fault_point(const char *at) {
                  wanted_signal[0] != '\0' ? wanted_signal : "KILL",
                  to_launcher ? "the launcher" : "this rank");
     (void)!write(STDERR_FILENO, text, (size_t)length);
-    if (!to_launcher) {
-        raise(signal_number); /* its handler has run when this returns */
-        return;
+    kill(to_launcher ? getppid() : getpid(), signal_number);
+    /* what is asked for counts from here on: wait until it has come (a launcher takes its time) */
+    for (int i = 0; i < 10000 && has_arrived != NULL && !has_arrived(); i++) {
+        struct timespec moment = {0, 1000000};
+        nanosleep(&moment, NULL);
     }
-    kill(getppid(), signal_number);
-    struct timespec until_it_is_passed_on = {10, 0};
-    nanosleep(&until_it_is_passed_on, NULL);
 }

@@ -4,11 +4,16 @@
  * on. Without the variable a point costs one comparison. Keys may be left out: any rank, any step. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Reads the variable. Call it once the rank is known. A wrong text ends the program with exit 2:
  * a fault test whose fault cannot fire would prove nothing. */
 void fault_open(int rank);
+
+/* How to see that a signal sent by fault_point has come: the program handles signals on a thread of its
+ * own. Without it fault_point does not wait. */
+void fault_await_signals(bool (*arrived)(void));
 
 void fault_set_step(int64_t step);
 

@@ -23,6 +23,17 @@ static void wait_until_another_request(void) {
     nanosleep(&pause, NULL);
 }
 
+/* The handlers run on a thread of their own, soon. */
+static void until_they_have_come(void) {
+    struct timespec soon = {0, 30 * 1000000L};
+    nanosleep(&soon, NULL);
+}
+
+static void send_self(int number) {
+    kill(getpid(), number);
+    until_they_have_come();
+}
+
 static int exit_code_of(void (*child)(void)) {
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -40,14 +51,14 @@ static void take_each_kind(void) {
     EXPECT(signals_take() == 0);
     static const int stops[] = {SIGTERM, SIGUSR1, SIGINT};
     for (int i = 0; i < 3; i++) {
-        raise(stops[i]);
+        send_self(stops[i]);
         EXPECT(signals_take() == CONTROL_STOP);
         EXPECT(signals_take() == 0);
     }
-    raise(SIGUSR2);
+    send_self(SIGUSR2);
     EXPECT(signals_take() == CONTROL_SAVE);
-    raise(SIGUSR2);
-    raise(SIGTERM);
+    send_self(SIGUSR2);
+    send_self(SIGTERM);
     EXPECT(signals_take() == (CONTROL_STOP | CONTROL_SAVE));
     EXPECT(signals_take() == 0);
     EXPECT(!signals_hurry()); /* all of it came within a moment */
@@ -56,26 +67,27 @@ static void take_each_kind(void) {
 static void send_many_at_once(void) {
     signals_install();
     for (int i = 0; i < 100; i++)
-        raise(i % 2 == 0 ? SIGTERM : SIGUSR1);
+        kill(getpid(), i % 2 == 0 ? SIGTERM : SIGUSR1);
+    until_they_have_come();
     EXPECT(!signals_hurry());
     EXPECT(signals_take() == CONTROL_STOP);
 }
 
 static void insist_once(void) {
     signals_install();
-    raise(SIGTERM);
+    send_self(SIGTERM);
     EXPECT(!signals_hurry());
     wait_until_another_request();
-    raise(SIGUSR2); /* a save is not insistence */
+    send_self(SIGUSR2); /* a save is not insistence */
     EXPECT(!signals_hurry());
-    raise(SIGUSR1);
+    send_self(SIGUSR1);
     EXPECT(signals_hurry());
 }
 
 static void insist_twice(void) {
     signals_install();
     for (int i = 0; i < 3; i++) {
-        raise(SIGTERM);
+        send_self(SIGTERM);
         wait_until_another_request();
     }
 }
@@ -102,7 +114,7 @@ static void inherit_blocked_and_ignored_signals(void) {
     sigprocmask(SIG_SETMASK, &all, NULL);
     signal(SIGUSR1, SIG_IGN);
     signals_install();
-    raise(SIGUSR1);
+    send_self(SIGUSR1);
     EXPECT(signals_take() == CONTROL_STOP);
 }
 
