@@ -164,9 +164,9 @@ def haunt(run, prepared, generation, old_call, old_mode, new_at, made):
     last = run.launch()
     if last.code != 0 or rekindle.digest_of(last) != run.final:
         wrong.append("the last launch does not end with the undisturbed run's bits")
-    elif (last.restored_step or 0) < saved or 0 in (old.code, new.code) and saved < short_run.STEPS:
-        wrong.append("step %d was called saved, but the last launch goes on from step %s"
-                     % (saved, last.restored_step))
+    elif (last.restored_step or 0) < (short_run.STEPS if 0 in (old.code, new.code) else saved):
+        wrong.append("step %d was called saved and codes %d and %d given, but the last launch goes on from step %s"
+                     % (saved, old.code, new.code, last.restored_step))
     elif old_call.number not in rewinding(made) and rekindle.metrics(run.run_dir) != run.metrics:
         wrong.append("metrics.jsonl is not the undisturbed run's")
     return (wrong + [str(old), str(new), str(last), str(run.files())] if wrong else []), missed

@@ -226,7 +226,7 @@ def file_digest(*paths):
 
 
 class Soak:
-    """A tally on disk that an interrupted soak takes up again. Of a finished one only the sums stay."""
+    """A tally on disk that an interrupted soak takes up again, and one with failures. Of others only the sums stay."""
 
     def __init__(self, path, build, plan):
         """plan: what this soak is; a tally of another plan or build is begun anew. path None: no tally."""
@@ -252,7 +252,7 @@ class Soak:
             return
         failed = {key: verdict for key, verdict in sorted(self.done.items()) if verdict != "ok"}
         whole = {**self.head, "planned": planned, "passed": len(self.done) - len(failed), "failed": failed, **more}
-        if planned is None:
+        if planned is None or failed:
             whole["points"] = self.done
         with open(self.path + ".new", "w") as file:
             json.dump(whole, file, indent=1)
