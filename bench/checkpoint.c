@@ -3,8 +3,9 @@
  * DIR lies on the disk that is meant, with 2 GB free. A time is that of the slowest rank, the median over
  * the rounds. A save runs from the call on every rank until the name is durable; deleting an old
  * file, which a run does afterwards, is measured by itself. A restore runs from the call until every rank
- * holds the proved state. Each file is read once after it was written, past the page cache: a disk of a virtual machine is faster the second time. What is saved is
- * restored and compared before anything is timed.
+ * holds the proved state. Each file is read once after it was written, past the page cache: a disk of a
+ * virtual machine is faster the second time. What is saved is restored and compared before anything is
+ * timed.
  *
  * On a machine with other work, start it under `chrt --rr 1`: saves and restores need the processor, direct
  * access to the disk hardly does. */
