@@ -36,8 +36,8 @@ typedef struct VendorComm VendorComm;
 /* ---- the device */
 
 typedef struct {
-    char name[64];     /* "NVIDIA H200" */
-    char identity[40]; /* of the physical device, the same in every process: its UUID */
+    char name[64];      /* "NVIDIA H200" */
+    char identity[40];  /* of the physical device, the same in every process: its UUID */
     char libraries[64]; /* "cudnn-9.19.0 cublaslt-13.0.1": what else bits depend on */
     int compute_major, compute_minor;
     int multiprocessors;
@@ -56,10 +56,14 @@ Status vendor_allocate(size_t bytes, void **out);
 void vendor_release(void *device_memory); /* NULL is allowed; waits for all work */
 Status vendor_allocate_pinned(size_t bytes, void **out);
 void vendor_release_pinned(void *host_memory); /* NULL is allowed */
+/* Pins memory that is there already: page-aligned, whole pages. */
+Status vendor_pin(void *host_memory, size_t bytes);
+void vendor_unpin(void *host_memory);
 
 /* ---- queues and events */
-Status vendor_queue_create(bool urgent, VendorQueue **out); /* urgent: its work goes first */
-void vendor_queue_destroy(VendorQueue *queue);              /* NULL is allowed */
+Status vendor_queue_create(bool urgent,
+                           VendorQueue **out); /* urgent: its work goes first */
+void vendor_queue_destroy(VendorQueue *queue); /* NULL is allowed */
 Status vendor_copy_in(VendorQueue *queue, void *device, const void *pinned, size_t bytes);
 Status vendor_copy_out(VendorQueue *queue, void *pinned, const void *device, size_t bytes);
 Status vendor_copy(VendorQueue *queue, void *device, const void *from_device, size_t bytes);
@@ -68,10 +72,10 @@ Status vendor_zero(VendorQueue *queue, void *device, size_t bytes);
 Status vendor_wait(VendorQueue *queue);
 
 Status vendor_event_create(VendorEvent **out);
-void vendor_event_destroy(VendorEvent *event);                     /* NULL is allowed */
-Status vendor_record(VendorQueue *queue, VendorEvent *event);      /* all work so far */
-Status vendor_queue_wait(VendorQueue *queue, VendorEvent *event);  /* later work waits */
-Status vendor_event_done(VendorEvent *event, bool *done);          /* asks, never waits */
+void vendor_event_destroy(VendorEvent *event);                    /* NULL is allowed */
+Status vendor_record(VendorQueue *queue, VendorEvent *event);     /* all work so far */
+Status vendor_queue_wait(VendorQueue *queue, VendorEvent *event); /* later work waits */
+Status vendor_event_done(VendorEvent *event, bool *done);         /* asks, never waits */
 
 /* ---- graphs */
 Status vendor_capture_begin(VendorQueue *queue);
@@ -90,10 +94,10 @@ typedef enum { VENDOR_F32, VENDOR_BF16 } VendorType;
 typedef struct {
     int64_t rows, columns, inner;
     bool transpose_a, transpose_b;
-    bool bias;             /* float */
-    VendorType type;       /* of a and b */
-    VendorType out;        /* of out: VENDOR_F32, or `type` */
-    bool tf32;             /* F32 inputs may be rounded to TF32 */
+    bool bias;       /* float */
+    VendorType type; /* of a and b */
+    VendorType out;  /* of out: VENDOR_F32, or `type` */
+    bool tf32;       /* F32 inputs may be rounded to TF32 */
 } VendorGemm;
 
 /* Channels last everywhere: x (N,H,W,C), w (M,R,S,C/groups), y (N,H',W',M). Sums in float.
@@ -111,7 +115,8 @@ typedef struct {
     int64_t n, c, h, w; /* of x */
     int64_t m, r, s;    /* of w */
     int stride, padding, groups;
-    VendorType type; /* of x, w, y and their gradients; dw may be wider: vendor_plan_output */
+    VendorType
+        type; /* of x, w, y and their gradients; dw may be wider: vendor_plan_output */
     bool tf32;
 } VendorConvolution;
 
@@ -126,30 +131,37 @@ Status vendor_plan_convolution(const VendorConvolution *convolution, const char 
 void vendor_plan_destroy(VendorPlan *plan); /* NULL is allowed */
 /* One word (no spaces, no control characters) that names the choice. */
 const char *vendor_plan_text(const VendorPlan *plan);
-size_t vendor_plan_workspace(const VendorPlan *plan); /* bytes of device memory that a run needs */
+size_t
+vendor_plan_workspace(const VendorPlan *plan); /* bytes of device memory that a run needs */
 VendorType vendor_plan_output(const VendorPlan *plan); /* dw: F32 where it can be planned */
 Status vendor_plan_run(VendorQueue *queue, const VendorPlan *plan, void *out, const void *a,
                        const void *b, const float *bias, void *workspace);
 
 /* ---- communicators: one device a rank, never two ranks on one device */
 enum { VENDOR_COMM_ID = 128 };
-Status vendor_comm_id(uint8_t id[VENDOR_COMM_ID]); /* on one rank; the others get it from that one */
+Status vendor_comm_id(
+    uint8_t id[VENDOR_COMM_ID]); /* on one rank; the others get it from that one */
 /* Begins to connect and returns at once; vendor_comm_poll tells when it is done. */
-Status vendor_comm_open(const uint8_t id[VENDOR_COMM_ID], int rank, int size, VendorComm **out);
+Status vendor_comm_open(const uint8_t id[VENDOR_COMM_ID], int rank, int size,
+                        VendorComm **out);
 /* *ready: no earlier call is still under way. STATUS_COMM: broken; only vendor_comm_abort may follow. */
 Status vendor_comm_poll(VendorComm *comm, bool *ready);
 /* Sends and receives between group_begin and group_end are one exchange. Counts are floats. */
 Status vendor_group_begin(VendorComm *comm);
-Status vendor_send(VendorQueue *queue, VendorComm *comm, const float *data, int64_t count, int to);
-Status vendor_receive(VendorQueue *queue, VendorComm *comm, float *data, int64_t count, int from);
+Status vendor_send(VendorQueue *queue, VendorComm *comm, const float *data, int64_t count,
+                   int to);
+Status vendor_receive(VendorQueue *queue, VendorComm *comm, float *data, int64_t count,
+                      int from);
 Status vendor_group_end(VendorComm *comm);
 /* all (size × count): every rank's `mine`, in rank order; mine may be its own place in all. */
-Status vendor_all_gather(VendorQueue *queue, VendorComm *comm, float *all, const float *mine,
-                         int64_t count);
-Status vendor_all_reduce(VendorQueue *queue, VendorComm *comm, float *sum, const float *mine,
-                         int64_t count); /* in any order; may be in place */
+Status vendor_all_gather(VendorQueue *queue, VendorComm *comm, float *all,
+                         const float *mine, int64_t count);
+Status vendor_all_reduce(VendorQueue *queue, VendorComm *comm, float *sum,
+                         const float *mine,
+                         int64_t count);  /* in any order; may be in place */
 void vendor_comm_abort(VendorComm *comm); /* at once, whatever is under way; frees it */
-void vendor_comm_close(VendorComm *comm); /* after its last exchange is done; NULL is allowed */
+void vendor_comm_close(
+    VendorComm *comm); /* after its last exchange is done; NULL is allowed */
 
 #ifdef __cplusplus
 }
