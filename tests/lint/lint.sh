@@ -24,10 +24,16 @@ directions)
     refuse '#include "(dist|kernels)/' 'src/ must not know dist/ or kernels/' $spine
     refuse '#include "src/cli/' 'only the wiring knows the commands' $spine
     refuse '#include <(mpi|nccl|cuda|cudnn|dnnl|oneapi|omp)' 'use src/backend.h or src/collective.h' $spine
-    refuse '#include <(nccl|cuda|cudnn|dnnl|oneapi)' 'a device library belongs into kernels/' $(files 'dist/*.[ch]')
+    refuse '#include <(nccl|cuda|cudnn|cublas|dnnl|oneapi)' 'a device library belongs into kernels/' $(files 'dist/*.[ch]' 'dist/*.cu')
+    refuse '#include <(nccl|cuda|cudnn|cublas)' 'what a GPU vendor calls goes through kernels/cuda/vendor.h' \
+        $(files 'kernels/*.[ch]' 'kernels/*.cu' | grep -v '^kernels/cuda/real/')
     refuse '#include <mpi' 'messages belong into dist/' $(files 'kernels/*.[ch]')
     refuse '#include "(dist|src/(train|model|data|checkpoint))/' 'kernels/ uses src/core, src/state and the table only' $(files 'kernels/*.[ch]')
-    refuse '#include "(kernels|src/(train|model|data|checkpoint))/' 'dist/ uses src/core, src/state and the table only' $(files 'dist/*.[ch]')
+    refuse '#include "(kernels|src/(train|model|data|checkpoint))/' 'dist/ uses src/core, src/state and the table only' \
+        $(files 'dist/*.[ch]' | grep -v '^dist/cuda/')
+    # the one exception: sums of device memory are made where that memory is
+    refuse '#include "(kernels/[^c]|src/(train|model|data|checkpoint))' 'dist/cuda uses kernels/cuda and the tables only' \
+        $(files 'dist/cuda/*.h' 'src/collective.h')
     refuse '#include "src/(state|model|data|checkpoint|train|backend|collective)' 'core stands below every other room' \
         $(files 'src/core/*.[ch]')
     refuse '#include "src/(model|data|checkpoint|train)/' 'the registry knows nobody above it' $(files 'src/state/*.[ch]')
