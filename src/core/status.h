@@ -2,6 +2,10 @@
  * what to do. The finder calls FAIL once; everyone above uses TRY; src/cli prints and exits. */
 #pragma once
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
     STATUS_OK = 0,
     STATUS_USAGE,       /* wrong flag, configuration, data file: exit 2, never relaunched */
@@ -57,3 +61,7 @@ void status_print(const Failure *failure);
 
 /* The documented exit code of the program for a status. */
 int status_exit_code(Status code);
+
+#ifdef __cplusplus
+}
+#endif

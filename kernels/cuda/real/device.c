@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define FIX "relaunch; if it comes back, look at nvidia-smi and dmesg"
+
 static struct {
     int index;
     char name[64];
@@ -29,25 +31,32 @@ Status real_cuda_failed(cudaError_t error, const char *call) {
         return FAIL(STATUS_MEMORY, "use a smaller batch or more ranks",
                     "%.*s on %s: no memory left", name_length(call), call,
                     device_text(device));
-    return FAIL(STATUS_DEVICE, "relaunch; if it comes back, look at nvidia-smi and dmesg",
-                "%.*s on %s: %s (%s)", name_length(call), call, device_text(device),
-                cudaGetErrorString(error), cudaGetErrorName(error));
+    return FAIL(STATUS_DEVICE, FIX, "%.*s on %s: %s (%s)", name_length(call), call,
+                device_text(device), cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+Status real_kernel_failed(cudaError_t error, const char *kernel, unsigned blocks_x,
+                          unsigned blocks_y, unsigned threads) {
+    char device[96];
+    return FAIL(STATUS_DEVICE, FIX,
+                "kernel %s (%u × %u blocks of %u threads) on %s: %s (%s)", kernel, blocks_x,
+                blocks_y, threads, device_text(device), cudaGetErrorString(error),
+                cudaGetErrorName(error));
 }
 
 Status real_cudnn_failed(cudnnStatus_t error, const char *call) {
     char device[96], detail[256] = "";
     cudnnGetLastErrorString(detail, sizeof detail);
     Status code = error == CUDNN_STATUS_ALLOC_FAILED ? STATUS_MEMORY : STATUS_DEVICE;
-    return FAIL(code, "relaunch; if it comes back, look at nvidia-smi and dmesg",
-                "%.*s on %s: %s%s%s", name_length(call), call, device_text(device),
-                cudnnGetErrorString(error), detail[0] == '\0' ? "" : ": ", detail);
+    return FAIL(code, FIX, "%.*s on %s: %s%s%s", name_length(call), call,
+                device_text(device), cudnnGetErrorString(error),
+                detail[0] == '\0' ? "" : ": ", detail);
 }
 
 Status real_cublas_failed(cublasStatus_t error, const char *call) {
     char device[96];
     Status code = error == CUBLAS_STATUS_ALLOC_FAILED ? STATUS_MEMORY : STATUS_DEVICE;
-    return FAIL(code, "relaunch; if it comes back, look at nvidia-smi and dmesg",
-                "%.*s on %s: %s", name_length(call), call, device_text(device),
+    return FAIL(code, FIX, "%.*s on %s: %s", name_length(call), call, device_text(device),
                 cublasLtGetStatusString(error));
 }
 

@@ -10,6 +10,8 @@
 
 /* A FAIL that names the call, the vendor's text and the device. STATUS_MEMORY when memory ran out. */
 Status real_cuda_failed(cudaError_t error, const char *call);
+Status real_kernel_failed(cudaError_t error, const char *kernel, unsigned blocks_x,
+                          unsigned blocks_y, unsigned threads);
 Status real_cudnn_failed(cudnnStatus_t error, const char *call);
 Status real_cublas_failed(cublasStatus_t error, const char *call);
 
@@ -28,6 +30,10 @@ Status real_cublas_failed(cublasStatus_t error, const char *call);
         cublasStatus_t error_ = (call);                                                \
         if (error_ != CUBLAS_STATUS_SUCCESS) return real_cublas_failed(error_, #call); \
     } while (0)
+
+struct VendorQueue {
+    cudaStream_t stream;
+};
 
 /* Makes the opened device the calling thread's: the runtime keeps one for each thread. */
 Status real_use_device(void);
