@@ -105,6 +105,8 @@ Status vendor_open(int index, VendorDevice *device) {
 }
 
 void vendor_close(void) {
+    real_close_products();
+    real_close_convolutions();
     opened.index = my_index = -1;
 }
 

@@ -31,6 +31,10 @@ Status real_cublas_failed(cublasStatus_t error, const char *call);
         if (error_ != CUBLAS_STATUS_SUCCESS) return real_cublas_failed(error_, #call); \
     } while (0)
 
+/* The libraries' handles, made when first needed. */
+void real_close_products(void);
+void real_close_convolutions(void);
+
 struct VendorQueue {
     cudaStream_t stream;
 };
