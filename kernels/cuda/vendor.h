@@ -9,7 +9,8 @@
  * Capture. Between vendor_capture_begin and vendor_capture_end the work given to the queue (and to
  * queues that wait for its events, until it waits for theirs) is recorded, not run. Only what returns
  * nothing to the host may be called meanwhile: copies, zero, record, wait, plan_run, launches,
- * exchanges. Pointers and scalars are recorded as they are; memory is read at each launch.
+ * exchanges, vendor_comm_poll. Pointers and scalars are recorded as they are; memory is read at each
+ * launch.
  *
  * Threads: calls may come from any thread, not two at once for one object.
  * Errors:  STATUS_DEVICE naming the call, the vendor's text and the device; STATUS_MEMORY for device
@@ -144,7 +145,9 @@ Status vendor_comm_id(
 /* Begins to connect and returns at once; vendor_comm_poll tells when it is done. */
 Status vendor_comm_open(const uint8_t id[VENDOR_COMM_ID], int rank, int size,
                         VendorComm **out);
-/* *ready: no earlier call is still under way. STATUS_COMM: broken; only vendor_comm_abort may follow. */
+/* *ready: no earlier call is still under way. An exchange that was begun is given to its queue only then:
+ * until then nothing else may be given to that queue or this communicator. Works in a capture, too.
+ * STATUS_COMM: broken; only vendor_comm_abort may follow. */
 Status vendor_comm_poll(VendorComm *comm, bool *ready);
 /* Sends and receives between group_begin and group_end are one exchange. Counts are floats. */
 Status vendor_group_begin(VendorComm *comm);
