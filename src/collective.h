@@ -6,6 +6,7 @@
 
 #include "src/core/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -58,6 +59,12 @@ typedef struct {
     Status (*reduction_open)(Collective *self, ReductionMode mode, int shards,
                              int64_t length, Reduction **out);
 
+    /* Only where reduction->part > 0: begins to sum elements [first, first + count) of all nodes, which
+     * the caller has given the work for (multiples of 16). Parts are given from the end to the front, each
+     * right below the one before; `reduce` then sums what is left. Parts change no bit. Collective. */
+    Status (*reduce_part)(Collective *self, Reduction *reduction, const uint8_t *present,
+                          int64_t first, int64_t count);
+
     /* Sums all nodes over all ranks, in the one canonical order (exact), into reduction->sum.
      * `present`: V bytes, 1 for shards that are not empty in this step, the same on each rank; an
      * empty shard contributes no node. Before: the caller wrote every node of its own that has a
@@ -75,17 +82,24 @@ struct Collective {
     const CollectiveOps *ops;
     int rank, size;
     int hosts;     /* distinct hosts in the launch */
+    int host_rank; /* this rank's place among those of its host */
     char host[64]; /* this rank's */
 };
 
 struct Reduction {
+    /* reduce and reduce_part only give work to the device's queue, behind the work of its worker 0: they
+     * may be called inside Backend.repeat, and a peer's failure cannot block the host in them */
+    bool queued;
+    int64_t
+        part; /* floats that are worth a part of their own; 0: parts gain nothing, give none */
     ShardRange mine;
     int shards;
     int64_t length;
     int node_count; /* maximal nodes inside `mine`, left to right; 0 only if it is empty */
     struct {
         int first, end; /* shards [first, end) */
-        float *data;    /* length floats, 64-byte aligned */
+        float *data;    /* length floats of device memory, 64-byte aligned */
     } nodes[64];
-    const float *sum; /* length floats, 64-byte aligned; the same on each rank */
+    const float
+        *sum; /* length floats of device memory, 64-byte aligned; the same on each rank */
 };

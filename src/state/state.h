@@ -38,8 +38,11 @@ typedef struct {
     size_t bytes;
 } Entry;
 
+/* What checkpoints, digests and messages between ranks see is `data`. A device whose memory is not the
+ * host's computes on a copy of its own (src/train/residence.h); between two snapshots `data` is older. */
 typedef struct {
-    void *data;   /* page-aligned */
+    void *data;   /* host memory, page-aligned */
+    void *device; /* where operations read and write: `data` itself, or the device's copy */
     size_t bytes; /* the sum of entries and padding; a multiple of STATE_ALIGNMENT */
 } Arena;
 

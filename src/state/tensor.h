@@ -14,12 +14,12 @@ const char *dtype_name(DType dtype); /* "float32", "float64", "int64", "uint64" 
 
 enum { TENSOR_RANK_MAX = 4 };
 
-/* A view of float memory; it owns nothing. Shape is always the logical one: (N, C, H, W), (N, K),
+/* A view of device memory; it owns nothing. Shape is always the logical one: (N, C, H, W), (N, K),
  * (M, K), (C).
  *
  * `layout` 0 is canonical: row-major in the order of the shape, what PyTorch calls contiguous.
- * Parameters, gradients, labels, the network's input and logits are always canonical. Any other
- * value is the backend's own (a channel-blocked activation, say) and only it may look inside:
+ * Parameters, gradients, labels, the network's input and logits are always canonical floats. Any other
+ * value is the backend's own (channels-blocked or 16-bit activations, say) and only it may look inside:
  * Backend.layout chooses it and Backend.reorder leaves it. */
 typedef struct {
     float *data;
