@@ -12,6 +12,7 @@
 #include "dist/world.h"
 #include "src/model/model.h"
 #include "src/train/optimizer.h"
+#include "src/train/residence.h"
 
 #include <immintrin.h>
 #include <jansson.h>
@@ -141,17 +142,11 @@ static void make_batches(Run *run) {
     }
 }
 
-static Status parameters_changed(const Setup *setup) {
-    const Arena *parameters = &setup->state->arenas[ARENA_PARAMETER];
-    return setup->backend->ops->parameters_changed(
-        setup->backend, parameters->data, (int64_t)(parameters->bytes / sizeof(float)));
-}
-
 static void open_run(Run *run, const Model *model, const Way *way) {
     configure(&run->config, model, way);
     Setup *setup = &run->setup;
     setup->config = &run->config;
-    setup->collective = world;
+    setup->world = setup->collective = world;
     setup->graph = &run->graph;
     setup->mine = shard_range((int)run->config.train.shards, world->rank, world->size);
     stop_unless(state_create(&setup->state));
@@ -161,6 +156,7 @@ static void open_run(Run *run, const Model *model, const Way *way) {
     graph_initialise(&run->graph, SEED);
     BackendOptions options = {.workers = 1};
     stop_unless(backend_open("cpu", &options, &setup->backend));
+    stop_unless(residence_open(setup->state, setup->backend));
     stop_unless(workers_open(1, &setup->workers));
     for (int i = 0; i < ARENA_COUNT; i++) {
         const Arena *arena = &setup->state->arenas[i];
@@ -174,6 +170,7 @@ static void open_run(Run *run, const Model *model, const Way *way) {
 static void close_run(Run *run) {
     step_close(run->step);
     workers_close(run->setup.workers);
+    residence_close(run->setup.state, run->setup.backend);
     run->setup.backend->ops->close(run->setup.backend);
     state_destroy(run->setup.state);
     for (int i = 0; i < ARENA_COUNT; i++)
@@ -258,17 +255,19 @@ static void put_back(Run *run) {
     for (int i = 0; i < ARENA_COUNT; i++)
         memcpy(run->setup.state->arenas[i].data, run->first[i],
                run->setup.state->arenas[i].bytes);
-    stop_unless(parameters_changed(&run->setup));
+    stop_unless(residence_upload(run->setup.state, run->setup.backend));
 }
 
 /* As the trainer does it, with the control word and all checks. */
 static double train_step(Run *run, int number) {
     uint32_t bits = 0;
     StepResult result;
-    stop_unless(step_gradient(run->step, &run->batches[number % BATCHES], SEED, number));
+    stop_unless(step_gradient(run->step, &run->batches[number % BATCHES], SEED, number,
+                              LEARNING_RATE));
     stop_unless(world->ops->control(world, &bits));
     stop_unless(step_reduce(run->step));
-    stop_unless(step_update(run->step, number, LEARNING_RATE, &result));
+    stop_unless(step_update(run->step));
+    stop_unless(step_collect(run->step, &result));
     return result.loss;
 }
 

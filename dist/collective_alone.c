@@ -63,6 +63,14 @@ Status collective_alone_reduction_open(Collective *self, ReductionMode mode, int
     return STATUS_OK;
 }
 
+Status collective_alone_reduce_part(Collective *self, Reduction *reduction,
+                                    const uint8_t *present, int64_t first, int64_t count) {
+    (void)self, (void)reduction, (void)present;
+    return FAIL(STATUS_UNSUPPORTED, "give this reduction the whole vector",
+                "sums in host memory are not made in parts ([%lld, %lld) was given)",
+                (long long)first, (long long)(first + count));
+}
+
 Status collective_alone_reduce(Collective *self, Reduction *reduction,
                                const uint8_t *present) {
     (void)self;
@@ -96,6 +104,7 @@ static const CollectiveOps ops = {
     .broadcast = broadcast,
     .gather = gather,
     .reduction_open = collective_alone_reduction_open,
+    .reduce_part = collective_alone_reduce_part,
     .reduce = collective_alone_reduce,
     .reduction_close = collective_alone_reduction_close,
     .abort = leave,

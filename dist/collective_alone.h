@@ -14,4 +14,7 @@ Status collective_alone_reduction_open(Collective *self, ReductionMode mode, int
                                        int64_t length, Reduction **out);
 Status collective_alone_reduce(Collective *self, Reduction *reduction,
                                const uint8_t *present);
+/* Refuses: sums in host memory gain nothing from parts. */
+Status collective_alone_reduce_part(Collective *self, Reduction *reduction,
+                                    const uint8_t *present, int64_t first, int64_t count);
 void collective_alone_reduction_close(Collective *self, Reduction *reduction);

@@ -122,6 +122,7 @@ static const CollectiveOps ops = {
     .broadcast = broadcast,
     .gather = gather,
     .reduction_open = reduction_open,
+    .reduce_part = collective_alone_reduce_part,
     .reduce = reduce,
     .reduction_close = reduction_close,
     .abort = abort_launch,
@@ -129,14 +130,13 @@ static const CollectiveOps ops = {
 };
 
 /* One rank of each host counts it: ranks share a host when they can share memory. */
-static Status count_hosts(MPI_Comm comm, int *out) {
+static Status count_hosts(MPI_Comm comm, int *hosts, int *host_rank) {
     MPI_Comm neighbours;
     TRY_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours));
-    int place = 0;
-    TRY_MPI(MPI_Comm_rank(neighbours, &place));
+    TRY_MPI(MPI_Comm_rank(neighbours, host_rank));
     TRY_MPI(MPI_Comm_free(&neighbours));
-    int first = place == 0;
-    TRY_MPI(MPI_Allreduce(&first, out, 1, MPI_INT, MPI_SUM, comm));
+    int first = *host_rank == 0;
+    TRY_MPI(MPI_Allreduce(&first, hosts, 1, MPI_INT, MPI_SUM, comm));
     return STATUS_OK;
 }
 
@@ -146,7 +146,7 @@ static Status open_on(MPI_Comm parent, CollectiveMpi *mpi) {
     TRY_MPI(MPI_Comm_rank(mpi->comm, &mpi->base.rank));
     TRY_MPI(MPI_Comm_size(mpi->comm, &mpi->base.size));
     gethostname(mpi->base.host, sizeof mpi->base.host - 1); /* the rest is zero */
-    return count_hosts(mpi->comm, &mpi->base.hosts);
+    return count_hosts(mpi->comm, &mpi->base.hosts, &mpi->base.host_rank);
 }
 
 Status collective_mpi_open(MPI_Comm parent, Collective **out) {

@@ -4,6 +4,7 @@
 
 #include "kernels/element.h"
 #include "kernels/uniforms.h"
+#include "src/core/tree.h"
 
 #include <assert.h>
 #include <math.h>
@@ -35,13 +36,36 @@ double flat_sum_squares(const float *x, int64_t count) {
     return sums[0];
 }
 
-static inline void sgd_loop(const OptimizerPass *pass, bool momentum, bool nesterov) {
-    float *restrict w = pass->w;
-    float *restrict m = pass->m;
-    const float *restrict g = pass->g;
-    float scale = pass->gradient_scale, decay = pass->weight_decay, lr = pass->lr;
-    float mu = pass->momentum;
-    for (int64_t i = 0; i < pass->count; i++) {
+/* The tree over all chunks: added in the same order by every device. */
+static double tree_sum(const double *values, int first, int end) {
+    if (end - first == 1) return values[first];
+    int split = tree_split(first, end);
+    return tree_sum(values, first, split) + tree_sum(values, split, end);
+}
+
+void flat_judge(const double *sums, int64_t chunks, double clip_norm, const float *metrics,
+                StepVerdict *verdict) {
+    double norm = chunks > 0 ? __builtin_sqrt(tree_sum(sums, 0, (int)chunks)) : 0;
+    float loss = metrics[METRIC_LOSS];
+    bool clips = clip_norm > 0 && norm > clip_norm;
+    bool finite = norm - norm == 0 && loss - loss == 0;
+    *verdict = (StepVerdict){
+        .norm = norm,
+        .loss = loss,
+        .correct = metrics[METRIC_CORRECT],
+        .gradient_scale = clips ? (float)(clip_norm / (norm + 1e-6)) : 1.0f,
+        .refused = !finite,
+    };
+}
+
+static inline void sgd_loop(const OptimizerPass *pass, const OptimizerPiece *piece,
+                            bool momentum, bool nesterov) {
+    float *restrict w = pass->w + piece->first;
+    float *restrict m = momentum ? pass->m + piece->first : NULL;
+    const float *restrict g = pass->g + piece->first;
+    float scale = pass->verdict->gradient_scale, decay = piece->weight_decay;
+    float lr = pass->values->lr, mu = pass->momentum;
+    for (int64_t i = 0; i < piece->count; i++) {
         float step = element_decayed(g[i], scale, decay, w[i]);
         if (momentum) {
             float moved = element_momentum(m[i], step, mu);
@@ -52,28 +76,30 @@ static inline void sgd_loop(const OptimizerPass *pass, bool momentum, bool neste
     }
 }
 
-void flat_sgd(const OptimizerPass *pass) {
+void flat_sgd(const OptimizerPass *pass, const OptimizerPiece *piece) {
     if (pass->m == NULL)
-        sgd_loop(pass, false, false);
+        sgd_loop(pass, piece, false, false);
     else if (pass->nesterov)
-        sgd_loop(pass, true, true);
+        sgd_loop(pass, piece, true, true);
     else
-        sgd_loop(pass, true, false);
+        sgd_loop(pass, piece, true, false);
 }
 
-static inline void adam_loop(const OptimizerPass *pass, bool decoupled) {
-    float *restrict w = pass->w;
-    float *restrict m = pass->m;
-    float *restrict v = pass->v;
-    const float *restrict g = pass->g;
-    float scale = pass->gradient_scale, epsilon = pass->epsilon;
-    float decay = decoupled ? 0.0f : pass->weight_decay;
-    float shrink = (float)(1.0 - (double)pass->lr * (double)pass->weight_decay);
+static inline void adam_loop(const OptimizerPass *pass, const OptimizerPiece *piece,
+                             bool decoupled) {
+    float *restrict w = pass->w + piece->first;
+    float *restrict m = pass->m + piece->first;
+    float *restrict v = pass->v + piece->first;
+    const float *restrict g = pass->g + piece->first;
+    const StepValues *values = pass->values;
+    float scale = pass->verdict->gradient_scale, epsilon = pass->epsilon;
+    float decay = decoupled ? 0.0f : piece->weight_decay;
+    float shrink = (float)(1.0 - (double)values->lr * (double)piece->weight_decay);
     float beta1 = (float)pass->beta1, rest1 = (float)(1.0 - pass->beta1);
     float beta2 = (float)pass->beta2, rest2 = (float)(1.0 - pass->beta2);
-    float step_size = pass->lr / pass->correction1;
-    float correction2_sqrt = pass->correction2_sqrt;
-    for (int64_t i = 0; i < pass->count; i++) {
+    float step_size = values->lr / values->correction1;
+    float correction2_sqrt = values->correction2_sqrt;
+    for (int64_t i = 0; i < piece->count; i++) {
         float old = decoupled ? w[i] * shrink : w[i];
         float gradient = element_decayed(g[i], scale, decay, w[i]);
         m[i] = element_moment1(m[i], gradient, beta1, rest1);
@@ -82,12 +108,12 @@ static inline void adam_loop(const OptimizerPass *pass, bool decoupled) {
     }
 }
 
-void flat_adam(const OptimizerPass *pass) {
+void flat_adam(const OptimizerPass *pass, const OptimizerPiece *piece) {
     assert(pass->m != NULL && pass->v != NULL);
     if (pass->decoupled)
-        adam_loop(pass, true);
+        adam_loop(pass, piece, true);
     else
-        adam_loop(pass, false);
+        adam_loop(pass, piece, false);
 }
 
 void flat_relu(float *y, const float *x, int64_t count) {

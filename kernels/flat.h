@@ -17,8 +17,14 @@ void flat_blend(float *y, const float *x, int64_t count, float rate, float scale
  * Splitting the range changes the last bits: give the same chunks always. */
 double flat_sum_squares(const float *x, int64_t count);
 
-void flat_sgd(const OptimizerPass *pass);
-void flat_adam(const OptimizerPass *pass); /* Adam, or AdamW where pass->decoupled */
+/* What BackendOps.judge writes. */
+void flat_judge(const double *sums, int64_t chunks, double clip_norm, const float *metrics,
+                StepVerdict *verdict);
+
+/* One piece of a pass, whatever the verdict says. */
+void flat_sgd(const OptimizerPass *pass, const OptimizerPiece *piece);
+void flat_adam(const OptimizerPass *pass,
+               const OptimizerPiece *piece); /* Adam, or AdamW where pass->decoupled */
 
 /* y may be x. */
 void flat_relu(float *y, const float *x, int64_t count);

@@ -1,9 +1,7 @@
 /* Opens the CPU device: workers with scratch memory, and the table that ties its files together. */
 #include "kernels/cpu/cpu.h"
 
-#include "kernels/flat.h"
 #include "kernels/load.h"
-#include "kernels/loss.h"
 
 #include <assert.h>
 #include <malloc.h>
@@ -48,79 +46,23 @@ Status cpu_scratch(Worker *worker, ScratchUse use, size_t bytes, void *out) {
     return STATUS_OK;
 }
 
-static Status cpu_allocate(Backend *self, size_t bytes, void **out) {
-    (void)self;
-    return cpu_aligned(bytes, out);
-}
-
 static void cpu_release(Backend *self, void *memory) {
     if (memory == NULL) return;
     weights_forget((Cpu *)self, memory, malloc_usable_size(memory));
-    free(memory);
+    host_release(self, memory);
 }
 
-static Status cpu_copy_in(Backend *self, void *device, const void *host, size_t bytes) {
-    (void)self;
-    memcpy(device, host, bytes);
-    return STATUS_OK;
-}
-
-static Status cpu_copy_out(Backend *self, void *host, const void *device, size_t bytes) {
-    (void)self;
-    memcpy(host, device, bytes);
-    return STATUS_OK;
-}
-
-static Status cpu_finish(Backend *self, int worker) {
-    (void)self, (void)worker; /* every operation ends before it returns */
-    return STATUS_OK;
+static void cpu_memory(Backend *self, BackendMemory *out) {
+    Cpu *cpu = (Cpu *)self;
+    size_t workspace = weights_bytes(cpu);
+    for (int i = 0; i < self->workers; i++)
+        for (int use = 0; use < SCRATCHES; use++)
+            workspace += cpu->workers[i].scratch_bytes[use];
+    host_memory(&cpu->host, workspace, out);
 }
 
 static Status cpu_parameters_changed(Backend *self, const float *data, int64_t count) {
     weights_changed((Cpu *)self, data, count);
-    return STATUS_OK;
-}
-
-static Status cpu_softmax_cross_entropy(Backend *self, int worker, float smoothing,
-                                        float scale, float *metrics, Tensor *dlogits,
-                                        const Tensor *logits, const int32_t *labels) {
-    cpu_worker(self, worker);
-    loss_softmax_cross_entropy(smoothing, scale, metrics,
-                               dlogits != NULL ? dlogits->data : NULL, logits->data, labels,
-                               logits->shape[0], logits->shape[1]);
-    return STATUS_OK;
-}
-
-static Status cpu_accumulate(Backend *self, int worker, float *y, const float *x,
-                             int64_t count) {
-    cpu_worker(self, worker);
-    flat_accumulate(y, x, count);
-    return STATUS_OK;
-}
-
-static Status cpu_blend(Backend *self, int worker, float *y, const float *x, int64_t count,
-                        float rate, float scale) {
-    cpu_worker(self, worker);
-    flat_blend(y, x, count, rate, scale);
-    return STATUS_OK;
-}
-
-static Status cpu_sum_squares(Backend *self, int worker, const float *x, int64_t count,
-                              double *out) {
-    cpu_worker(self, worker);
-    *out = flat_sum_squares(x, count);
-    return STATUS_OK;
-}
-
-static Status cpu_sgd(Backend *self, int worker, const OptimizerPass *pass) {
-    cpu_worker(self, worker);
-    flat_sgd(pass);
-    return STATUS_OK;
-}
-
-static Status cpu_adam(Backend *self, int worker, const OptimizerPass *pass) {
-    cpu_worker(self, worker);
-    flat_adam(pass);
     return STATUS_OK;
 }
 
@@ -141,11 +83,20 @@ static void cpu_close(Backend *self) {
 
 static const BackendOps cpu_ops = {
     .name = "cpu",
-    .allocate = cpu_allocate,
+    .host_memory = true,
+    .allocate = host_allocate,
     .release = cpu_release,
-    .copy_in = cpu_copy_in,
-    .copy_out = cpu_copy_out,
-    .finish = cpu_finish,
+    .zero = host_zero,
+    .copy_in = host_copy,
+    .copy_out = host_copy,
+    .finish = host_finish,
+    .memory = cpu_memory,
+    .pin = host_pin,
+    .unpin = host_unpin,
+    .fetch = host_copy,
+    .fetch_fence = host_fetch_fence,
+    .fetch_finish = host_fetch_finish,
+    .repeat = host_repeat,
     .layout = cpu_layout,
     .reorder = cpu_reorder,
     .parameters_changed = cpu_parameters_changed,
@@ -166,12 +117,15 @@ static const BackendOps cpu_ops = {
     .avg_pool_backward = cpu_avg_pool_backward,
     .global_pool_forward = cpu_global_pool_forward,
     .global_pool_backward = cpu_global_pool_backward,
-    .softmax_cross_entropy = cpu_softmax_cross_entropy,
-    .accumulate = cpu_accumulate,
-    .blend = cpu_blend,
-    .sum_squares = cpu_sum_squares,
-    .sgd = cpu_sgd,
-    .adam = cpu_adam,
+    .softmax_cross_entropy = host_softmax_cross_entropy,
+    .accumulate = host_accumulate,
+    .blend = host_blend,
+    .sum_squares = host_sum_squares,
+    .judge = host_judge,
+    .sgd = host_sgd,
+    .adam = host_adam,
+    .open_collective = host_open_collective,
+    .plans = host_plans,
     .close = cpu_close,
 };
 
@@ -184,8 +138,9 @@ static void describe(Cpu *cpu, const char *isa) {
                  sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
                  sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
     const dnnl_version_t *version = dnnl_version();
-    snprintf(cpu->base.kind, sizeof cpu->base.kind, "cpu %s%s onednn-%d.%d.%d kernels-%d",
-             isa, caches, version->major, version->minor, version->patch, KERNELS_VERSION);
+    snprintf(cpu->host.base.kind, sizeof cpu->host.base.kind,
+             "cpu %s%s onednn-%d.%d.%d kernels-%d", isa, caches, version->major,
+             version->minor, version->patch, KERNELS_VERSION);
 }
 
 static Status open_workers(Cpu *cpu, int workers) {
@@ -194,7 +149,7 @@ static Status open_workers(Cpu *cpu, int workers) {
     if (cpu->workers == NULL)
         return FAIL(STATUS_MEMORY, "use fewer workers", "no memory for %d workers",
                     workers);
-    cpu->base.workers = workers;
+    cpu->host.base.workers = workers;
     for (int i = 0; i < workers; i++)
         TRY_LIBRARY(dnnl_stream_create(&cpu->workers[i].stream, cpu->engine,
                                        dnnl_stream_default_flags));
@@ -204,19 +159,20 @@ static Status open_workers(Cpu *cpu, int workers) {
 Status cpu_open(const BackendOptions *options, Backend **out) {
     *out = NULL;
     assert(options->workers >= 1);
+    TRY(host_check_precision("cpu", options));
     const char *isa;
     TRY(library_pin(options->isa, &isa));
     Cpu *cpu = calloc(1, sizeof *cpu);
     if (cpu == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the cpu device");
-    cpu->base.ops = &cpu_ops;
+    cpu->host.base.ops = &cpu_ops;
     pthread_mutex_init(&cpu->weights_lock, NULL);
     cpu->avx512 = strcmp(isa, "avx512") == 0;
     describe(cpu, isa);
     Status status = open_workers(cpu, options->workers);
     if (status != STATUS_OK) {
-        cpu_close(&cpu->base);
+        cpu_close(&cpu->host.base);
         return status;
     }
-    *out = &cpu->base;
+    *out = &cpu->host.base;
     return STATUS_OK;
 }

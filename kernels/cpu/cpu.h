@@ -9,7 +9,7 @@
  * Denormals are computed in full: no thread changes the processor's floating-point flags. */
 #pragma once
 
-#include "src/backend.h"
+#include "kernels/host.h"
 
 #include <dnnl.h>
 #include <pthread.h>
@@ -72,7 +72,7 @@ typedef struct Weights {
 enum { WEIGHTS_BUCKETS = 1024 };
 
 typedef struct {
-    Backend base;
+    HostDevice host;
     dnnl_engine_t engine;
     bool avx512; /* pinned to it */
     Worker *workers;
@@ -124,6 +124,8 @@ Status weights_in_format(Cpu *cpu, Worker *worker, const float *canonical,
                          dnnl_memory_t *out);
 /* Marks entries of parameters in [data, data + count) stale. */
 void weights_changed(Cpu *cpu, const float *data, int64_t count);
+/* Bytes of all entries. */
+size_t weights_bytes(Cpu *cpu);
 /* Forgets entries of parameters in [memory, memory + bytes). */
 void weights_forget(Cpu *cpu, const void *memory, size_t bytes);
 
@@ -197,8 +199,8 @@ Status cpu_relu_forward(Backend *self, int worker, Tensor *y, const Tensor *x);
 Status cpu_relu_backward(Backend *self, int worker, Tensor *dx, const Tensor *dy,
                          const Tensor *y);
 Status cpu_add(Backend *self, int worker, Tensor *y, const Tensor *a, const Tensor *b);
-Status cpu_dropout(Backend *self, int worker, Rng rng, uint32_t first_sample, float rate,
-                   Tensor *y, const Tensor *x);
+Status cpu_dropout(Backend *self, int worker, Rng rng, const StepValues *values,
+                   uint32_t first_sample, float rate, Tensor *y, const Tensor *x);
 
 /* ---- pool.c */
 Status cpu_max_pool_forward(Backend *self, int worker, const Pool2d *pool, Tensor *y,

@@ -54,9 +54,10 @@ Status cpu_add(Backend *self, int worker, Tensor *y, const Tensor *a, const Tens
     return STATUS_OK;
 }
 
-Status cpu_dropout(Backend *self, int worker, Rng rng, uint32_t first_sample, float rate,
-                   Tensor *y, const Tensor *x) {
+Status cpu_dropout(Backend *self, int worker, Rng rng, const StepValues *values,
+                   uint32_t first_sample, float rate, Tensor *y, const Tensor *x) {
     Worker *mine = cpu_worker(self, worker);
+    rng.time = values->step;
     int64_t samples = x->shape[0], size = tensor_elements(x) / samples;
     if (alike(y, x) && x->layout == LAYOUT_CANONICAL) {
         flat_dropout(rng, first_sample, rate, y->data, x->data, samples, size);

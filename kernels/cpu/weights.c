@@ -87,6 +87,16 @@ void weights_changed(Cpu *cpu, const float *data, int64_t count) {
     pthread_mutex_unlock(&cpu->weights_lock);
 }
 
+size_t weights_bytes(Cpu *cpu) {
+    size_t bytes = 0;
+    pthread_mutex_lock(&cpu->weights_lock);
+    for (int i = 0; i < WEIGHTS_BUCKETS; i++)
+        for (const Weights *entry = cpu->weights[i]; entry != NULL; entry = entry->next)
+            bytes += dnnl_memory_desc_get_size(&entry->format);
+    pthread_mutex_unlock(&cpu->weights_lock);
+    return bytes;
+}
+
 void weights_forget(Cpu *cpu, const void *memory, size_t bytes) {
     uintptr_t begin = (uintptr_t)memory;
     pthread_mutex_lock(&cpu->weights_lock);

@@ -3,7 +3,7 @@
 #include "kernels/load.h"
 
 #include "kernels/flat.h"
-#include "kernels/loss.h"
+#include "kernels/host.h"
 #include "kernels/reference/reference.h"
 
 #include <assert.h>
@@ -11,30 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Status allocate(Backend *self, size_t bytes, void **out) {
-    (void)self;
-    size_t rounded = bytes == 0 ? 64 : (bytes + 63) / 64 * 64;
-    *out = rounded < bytes ? NULL : aligned_alloc(64, rounded);
-    if (*out == NULL)
-        return FAIL(STATUS_MEMORY, "use a smaller train.batch or a smaller model",
-                    "no memory for %zu bytes", bytes);
-    return STATUS_OK;
-}
-
-static void release(Backend *self, void *memory) {
-    (void)self;
-    free(memory);
-}
-
-static Status copy(Backend *self, void *to, const void *from, size_t bytes) {
-    (void)self;
-    if (bytes > 0) memcpy(to, from, bytes);
-    return STATUS_OK;
-}
-
-static Status finish(Backend *self, int worker) {
-    (void)self, (void)worker; /* every operation is done when its call returns */
-    return STATUS_OK;
+static void memory(Backend *self, BackendMemory *out) {
+    host_memory((HostDevice *)self, 0, out);
 }
 
 static size_t layout(Backend *self, Tensor *tensor) {
@@ -46,7 +24,7 @@ static size_t layout(Backend *self, Tensor *tensor) {
 static Status reorder(Backend *self, int worker, Tensor *y, const Tensor *x) {
     (void)worker;
     assert(tensor_elements(y) == tensor_elements(x));
-    return copy(self, y->data, x->data, (size_t)tensor_elements(x) * sizeof(float));
+    return host_copy(self, y->data, x->data, (size_t)tensor_elements(x) * sizeof(float));
 }
 
 static Status parameters_changed(Backend *self, const float *data, int64_t count) {
@@ -73,55 +51,13 @@ static Status add(Backend *self, int worker, Tensor *y, const Tensor *a, const T
     return STATUS_OK;
 }
 
-static Status dropout(Backend *self, int worker, Rng rng, uint32_t first_sample, float rate,
-                      Tensor *y, const Tensor *x) {
+static Status dropout(Backend *self, int worker, Rng rng, const StepValues *values,
+                      uint32_t first_sample, float rate, Tensor *y, const Tensor *x) {
     (void)self, (void)worker;
+    rng.time = values->step;
     int64_t rows = x->shape[0];
     flat_dropout(rng, first_sample, rate, y->data, x->data, rows,
                  tensor_elements(x) / rows);
-    return STATUS_OK;
-}
-
-static Status softmax_cross_entropy(Backend *self, int worker, float smoothing, float scale,
-                                    float *metrics, Tensor *dlogits, const Tensor *logits,
-                                    const int32_t *labels) {
-    (void)self, (void)worker;
-    loss_softmax_cross_entropy(smoothing, scale, metrics,
-                               dlogits == NULL ? NULL : dlogits->data, logits->data, labels,
-                               logits->shape[0], logits->shape[1]);
-    return STATUS_OK;
-}
-
-static Status accumulate(Backend *self, int worker, float *y, const float *x,
-                         int64_t count) {
-    (void)self, (void)worker;
-    flat_accumulate(y, x, count);
-    return STATUS_OK;
-}
-
-static Status blend(Backend *self, int worker, float *y, const float *x, int64_t count,
-                    float rate, float scale) {
-    (void)self, (void)worker;
-    flat_blend(y, x, count, rate, scale);
-    return STATUS_OK;
-}
-
-static Status sum_squares(Backend *self, int worker, const float *x, int64_t count,
-                          double *out) {
-    (void)self, (void)worker;
-    *out = flat_sum_squares(x, count);
-    return STATUS_OK;
-}
-
-static Status sgd(Backend *self, int worker, const OptimizerPass *pass) {
-    (void)self, (void)worker;
-    flat_sgd(pass);
-    return STATUS_OK;
-}
-
-static Status adam(Backend *self, int worker, const OptimizerPass *pass) {
-    (void)self, (void)worker;
-    flat_adam(pass);
     return STATUS_OK;
 }
 
@@ -131,11 +67,20 @@ static void device_close(Backend *self) {
 
 static const BackendOps table = {
     .name = "reference",
-    .allocate = allocate,
-    .release = release,
-    .copy_in = copy,
-    .copy_out = copy,
-    .finish = finish,
+    .host_memory = true,
+    .allocate = host_allocate,
+    .release = host_release,
+    .zero = host_zero,
+    .copy_in = host_copy,
+    .copy_out = host_copy,
+    .finish = host_finish,
+    .memory = memory,
+    .pin = host_pin,
+    .unpin = host_unpin,
+    .fetch = host_copy,
+    .fetch_fence = host_fetch_fence,
+    .fetch_finish = host_fetch_finish,
+    .repeat = host_repeat,
     .layout = layout,
     .reorder = reorder,
     .parameters_changed = parameters_changed,
@@ -156,20 +101,25 @@ static const BackendOps table = {
     .avg_pool_backward = reference_avg_pool_backward,
     .global_pool_forward = reference_global_pool_forward,
     .global_pool_backward = reference_global_pool_backward,
-    .softmax_cross_entropy = softmax_cross_entropy,
-    .accumulate = accumulate,
-    .blend = blend,
-    .sum_squares = sum_squares,
-    .sgd = sgd,
-    .adam = adam,
+    .softmax_cross_entropy = host_softmax_cross_entropy,
+    .accumulate = host_accumulate,
+    .blend = host_blend,
+    .sum_squares = host_sum_squares,
+    .judge = host_judge,
+    .sgd = host_sgd,
+    .adam = host_adam,
+    .open_collective = host_open_collective,
+    .plans = host_plans,
     .close = device_close,
 };
 
 Status reference_open(const BackendOptions *options, Backend **out) {
     *out = NULL;
-    Backend *backend = calloc(1, sizeof *backend);
-    if (backend == NULL)
+    TRY(host_check_precision("reference", options));
+    HostDevice *device = calloc(1, sizeof *device);
+    if (device == NULL)
         return FAIL(STATUS_MEMORY, NULL, "no memory for the reference device");
+    Backend *backend = &device->base;
     backend->ops = &table;
     backend->workers = options == NULL || options->workers < 1 ? 1 : options->workers;
     snprintf(backend->kind, sizeof backend->kind, "reference rekindle-1");

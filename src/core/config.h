@@ -45,7 +45,7 @@ typedef struct {
     } data;
     struct {
         int64_t epochs, batch, shards, max_steps; /* max_steps 0: epochs decide */
-        char precision[8];                        /* fp32 */
+        char precision[8];                        /* fp32 | tf32 | bf16 */
         char reduction[8];                        /* exact | fast */
         double label_smoothing;
         int64_t evaluate_every_steps; /* 0: at each epoch's end */
@@ -76,6 +76,9 @@ typedef struct {
         int64_t every_steps;
         char progress[8]; /* auto | live | plain | none */
     } log;
+    struct {
+        double hang_timeout; /* seconds; 0: waits for ever */
+    } fault;
     char resume[CONFIG_TEXT]; /* auto | none | must | PATH */
 } Config;
 

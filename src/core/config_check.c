@@ -135,20 +135,11 @@ static Status check_schedule(const Check *check) {
     return STATUS_OK;
 }
 
-static Status check_support(const Check *check) {
-    if (!is(check->config->train.precision, "fp32"))
-        return refuse(check, STATUS_UNSUPPORTED, "train.precision",
-                      "fp32: this build has no other arithmetic",
-                      "set train.precision: fp32");
-    return STATUS_OK;
-}
-
 Status config_check(const Config *config, const char *file, const Origin *origins) {
     const Check check = {config, file, origins};
     TRY(check_run(&check));
     TRY(check_model(&check));
     TRY(check_data(&check));
     TRY(check_optimizer(&check));
-    TRY(check_schedule(&check));
-    return check_support(&check);
+    return check_schedule(&check);
 }

@@ -12,7 +12,7 @@
 static const char *const devices[] = {"auto", "cpu", "reference", "cuda", NULL};
 static const char *const formats[] = {"idx", NULL};
 static const char *const augmentations[] = {"crop", "flip", NULL};
-static const char *const precisions[] = {"fp32", "bf16", NULL};
+static const char *const precisions[] = {"fp32", "tf32", "bf16", NULL};
 static const char *const reductions[] = {"exact", "fast", NULL};
 static const char *const optimizers[] = {"sgd", "adam", "adamw", NULL};
 static const char *const schedules[] = {"constant",   "step",   "multistep", "exponential",
@@ -57,7 +57,7 @@ static const ConfigKey keys[] = {
     {"train.batch", KEY_INTEGER, SCOPE_IDENTITY, WHERE(train.batch), 1, MAX_COUNT, RANGE_CLOSED, "64", NULL, "samples a step, over all ranks"},
     {"train.shards", KEY_INTEGER, SCOPE_IDENTITY, WHERE(train.shards), 1, 4096, RANGE_CLOSED, "8", NULL, "fixed parts of a batch; at most so many ranks can share it"},
     {"train.max_steps", KEY_INTEGER, SCOPE_IDENTITY, WHERE(train.max_steps), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "stop after so many steps; 0: epochs decide"},
-    {"train.precision", KEY_CHOICE, SCOPE_IDENTITY, WHERE(train.precision), NO_RANGE, "fp32", precisions, "of the arithmetic"},
+    {"train.precision", KEY_CHOICE, SCOPE_IDENTITY, WHERE(train.precision), NO_RANGE, "fp32", precisions, "of the arithmetic: cuda also multiplies in tf32, or computes activations in bf16"},
     {"train.reduction", KEY_CHOICE, SCOPE_IDENTITY, WHERE(train.reduction), NO_RANGE, "exact", reductions, "exact: same bits at every rank count"},
     {"train.label_smoothing", KEY_NUMBER, SCOPE_IDENTITY, WHERE(train.label_smoothing), 0, 1, RANGE_BELOW_MAX, "0", NULL, "weight of the uniform distribution in the target"},
     {"train.evaluate_every_steps", KEY_INTEGER, SCOPE_IDENTITY, WHERE(train.evaluate_every_steps), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "0: at each epoch's end"},
@@ -90,6 +90,8 @@ static const ConfigKey keys[] = {
 
     {"log.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(log.every_steps), 1, MAX_STEPS, RANGE_CLOSED, "50", NULL, "a line of progress each so many steps"},
     {"log.progress", KEY_CHOICE, SCOPE_FREE, WHERE(log.progress), NO_RANGE, "auto", progresses, "live: one moving line; plain: lines for a log file"},
+
+    {"fault.hang_timeout", KEY_NUMBER, SCOPE_FREE, WHERE(fault.hang_timeout), 0, 1e6, RANGE_CLOSED, "600", NULL, "cuda: seconds without an answer of the device or a rank that end the launch; 0: none do"},
 
     {"resume", KEY_TEXT, SCOPE_FREE, WHERE(resume), NO_RANGE, "auto", NULL, "auto, none, must, or a checkpoint's path"},
 };
@@ -148,8 +150,8 @@ static const char *leaf(const char *name) {
 
 const char *config_table_nearest(const char *name) {
     static const char *const sections[] = {
-        "run",      "model",      "data",  "data.train", "optimizer",
-        "schedule", "checkpoint", "train", "log",        "data.validation"};
+        "run",        "model", "data", "data.train",      "optimizer", "schedule",
+        "checkpoint", "train", "log",  "data.validation", "fault"};
     enum { SECTION_COUNT = sizeof sections / sizeof *sections };
     if (strlen(name) > NAME_LIMIT) return NULL;
     const char *nearest = NULL;

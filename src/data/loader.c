@@ -66,30 +66,33 @@ static bool aligned_size(int64_t rows, int64_t row_bytes, int64_t *out) {
            ((*out &= -ALIGNMENT), true);
 }
 
-/* Every shard of every slot gets room for the largest shard, on its own cache lines. */
+/* A slot holds the images of all shards, then their labels, each with room for the largest shard: full
+ * shards follow each other without a gap. Every shard's images have cache lines of their own. */
 static Status allocate(Loader *loader) {
     const LoaderOptions *o = &loader->options;
     int64_t largest = o->batch < o->samples->count ? o->batch : o->samples->count;
     int64_t rows = (largest + o->shards - 1) / o->shards;
-    int64_t images = 0, labels = 0, total = 0;
-    int64_t parts = (int64_t)RING * o->shard_count;
+    int64_t images = 0, all_images = 0, all_labels = 0, slot = 0, total = 0;
     bool fits =
         aligned_size(rows, loader->sample_floats * (int64_t)sizeof(float), &images) &&
-        aligned_size(rows, sizeof(int32_t), &labels) &&
-        !__builtin_add_overflow(images, labels, &total) &&
-        !__builtin_mul_overflow(total, parts, &total);
+        aligned_size(images, o->shard_count, &all_images) &&
+        aligned_size(rows * (int64_t)sizeof(int32_t), o->shard_count, &all_labels) &&
+        !__builtin_add_overflow(all_images, all_labels, &slot) &&
+        !__builtin_mul_overflow(slot, RING, &total);
     if (fits)
         loader->memory = aligned_alloc(ALIGNMENT, (size_t)(total > 0 ? total : ALIGNMENT));
-    loader->shards = calloc((size_t)parts + 1, sizeof *loader->shards);
+    loader->shards =
+        calloc((size_t)RING * (size_t)o->shard_count + 1, sizeof *loader->shards);
     if (loader->memory == NULL || loader->shards == NULL)
         return FAIL(STATUS_MEMORY, "use a smaller train.batch",
                     "no memory for %d batches of %lld samples", RING, (long long)largest);
-    char *next = loader->memory;
     for (int i = 0; i < RING; i++) {
+        char *at = (char *)loader->memory + i * slot;
         loader->ring[i].shards = loader->shards + (int64_t)i * o->shard_count;
-        for (int s = 0; s < o->shard_count; s++, next += images + labels) {
-            loader->ring[i].shards[s].images = (float *)(void *)next;
-            loader->ring[i].shards[s].labels = (int32_t *)(void *)(next + images);
+        for (int s = 0; s < o->shard_count; s++) {
+            ShardBatch *shard = &loader->ring[i].shards[s];
+            shard->images = (float *)(void *)(at + s * images);
+            shard->labels = (int32_t *)(void *)(at + all_images) + s * rows;
         }
     }
     return STATUS_OK;

@@ -7,7 +7,7 @@
 
 /* What a node keeps between forward and backward. */
 typedef struct {
-    Tensor y;            /* output */
+    Tensor y;            /* output; the network's input: the caller's memory */
     Tensor dy;           /* gradient of the output; training only */
     bool dy_written;     /* this backward pass has a first contribution */
     bool needs_gradient; /* something trainable lies at or before it */
@@ -33,8 +33,6 @@ struct Execution {
     int piece_count;
     size_t sizes[GRAPH_NODES]; /* bytes of each node's activation at `rows` */
     void *scratch;             /* a second contribution to a gradient, before it is added */
-    int32_t *labels;
-    float *metrics;
 };
 
 int64_t result_statistics(const State *state) {
@@ -50,13 +48,15 @@ int64_t result_length(const State *state) {
     return result_metrics(state) + METRICS;
 }
 
-/* Gives a tensor the node's shape for `rows` samples; returns the bytes that it needs. */
-static size_t shape_tensor(Execution *self, const Node *node, int64_t rows,
-                           Tensor *tensor) {
+/* Gives node `index`'s tensor its shape for `rows` samples; returns the bytes that it needs. The
+ * network's input and its logits are canonical. */
+static size_t shape_tensor(Execution *self, int index, int64_t rows, Tensor *tensor) {
+    const Node *node = &self->graph->nodes[index];
     *tensor = node->rank == 4
                   ? tensor_4d(tensor->data, rows, node->channels, node->height, node->width)
                   : tensor_2d(tensor->data, rows, node->channels);
-    if (node->kind == NODE_INPUT) return (size_t)tensor_elements(tensor) * sizeof(float);
+    if (node->kind == NODE_INPUT || index == self->graph->output)
+        return (size_t)tensor_elements(tensor) * sizeof(float);
     return self->backend->ops->layout(self->backend, tensor);
 }
 
@@ -80,9 +80,10 @@ Status execution_open(const Graph *graph, const State *state, Backend *backend, 
     for (int i = 0; i < graph->count && status == STATUS_OK; i++) {
         const Node *node = &graph->nodes[i];
         Slot *slot = &self->slots[i];
-        size_t bytes = shape_tensor(self, node, rows, &slot->y);
+        size_t bytes = shape_tensor(self, i, rows, &slot->y);
         self->sizes[i] = bytes;
-        status = allocate(self, bytes, (void **)&slot->y.data);
+        if (node->kind != NODE_INPUT)
+            status = allocate(self, bytes, (void **)&slot->y.data);
         if (bytes > largest) largest = bytes;
         slot->needs_gradient =
             node->weight >= 0 ||
@@ -92,14 +93,10 @@ Status execution_open(const Graph *graph, const State *state, Backend *backend, 
         if (training && node->kind == NODE_BATCH_NORM)
             status =
                 allocate(self, 2 * (size_t)node->channels * sizeof(float), &slot->saved);
-        if (node->kind == NODE_MAX_POOL)
-            status = allocate(self, bytes / sizeof(float), &slot->saved);
+        if (node->kind == NODE_MAX_POOL) /* a byte for each of y's, of two bytes at least */
+            status = allocate(self, bytes / 2, &slot->saved);
     }
     if (status == STATUS_OK && training) status = allocate(self, largest, &self->scratch);
-    if (status == STATUS_OK)
-        status = allocate(self, (size_t)rows * sizeof(int32_t), (void **)&self->labels);
-    if (status == STATUS_OK)
-        status = allocate(self, METRICS * sizeof(float), (void **)&self->metrics);
     if (status != STATUS_OK) {
         execution_close(self);
         return status;
@@ -113,14 +110,13 @@ void execution_close(Execution *self) {
     if (self == NULL) return;
     void (*release)(Backend *, void *) = self->backend->ops->release;
     for (int i = 0; i < self->graph->count; i++) {
-        release(self->backend, self->slots[i].y.data);
+        if (self->graph->nodes[i].kind != NODE_INPUT)
+            release(self->backend, self->slots[i].y.data);
         release(self->backend, self->slots[i].saved);
     }
     for (int i = 0; i < self->piece_count; i++)
         release(self->backend, self->pieces[i].data);
     release(self->backend, self->scratch);
-    release(self->backend, self->labels);
-    release(self->backend, self->metrics);
     free(self);
 }
 
@@ -131,7 +127,7 @@ static Status shape_for(Execution *self, int64_t rows) {
                     (long long)rows, (long long)self->rows);
     if (rows == self->planned_rows) return STATUS_OK;
     for (int i = 0; i < self->graph->count; i++) {
-        size_t bytes = shape_tensor(self, &self->graph->nodes[i], rows, &self->slots[i].y);
+        size_t bytes = shape_tensor(self, i, rows, &self->slots[i].y);
         assert(bytes <= self->sizes[i]); /* a layout grows with its rows */
     }
     self->planned_rows = rows;
@@ -147,11 +143,11 @@ static Tensor entry_tensor(const Execution *self, int entry, float *arena) {
 }
 
 static Tensor parameter(const Execution *self, int entry) {
-    return entry_tensor(self, entry, self->state->arenas[ARENA_PARAMETER].data);
+    return entry_tensor(self, entry, self->state->arenas[ARENA_PARAMETER].device);
 }
 
 static Tensor buffer(const Execution *self, int entry) {
-    return entry_tensor(self, entry, self->state->arenas[ARENA_BUFFER].data);
+    return entry_tensor(self, entry, self->state->arenas[ARENA_BUFFER].device);
 }
 
 static Status forward_batch_norm(Execution *self, const Node *node, Slot *slot,
@@ -180,7 +176,7 @@ static Status forward_batch_norm(Execution *self, const Node *node, Slot *slot,
 }
 
 static Status forward_node(Execution *self, int index, const ShardBatch *shard,
-                           uint64_t seed, int64_t step, float *result) {
+                           uint64_t seed, const StepValues *values, float *result) {
     const Node *node = &self->graph->nodes[index];
     const BackendOps *ops = self->backend->ops;
     Backend *backend = self->backend;
@@ -189,8 +185,8 @@ static Status forward_node(Execution *self, int index, const ShardBatch *shard,
     const Tensor *x = node->input < 0 ? NULL : &self->slots[node->input].y;
     switch (node->kind) {
     case NODE_INPUT:
-        return ops->copy_in(backend, slot->y.data, shard->images,
-                            (size_t)tensor_elements(&slot->y) * sizeof(float));
+        slot->y.data = shard->images;
+        return STATUS_OK;
     case NODE_CONV2D:
     case NODE_LINEAR: {
         Tensor w = parameter(self, node->weight), b;
@@ -209,9 +205,8 @@ static Status forward_node(Execution *self, int index, const ShardBatch *shard,
         return ops->add(backend, worker, &slot->y, x, &self->slots[node->residual].y);
     case NODE_DROPOUT:
         if (!self->training) return ops->reorder(backend, worker, &slot->y, x);
-        return ops->dropout(backend, worker,
-                            rng_at(seed, RNG_DROPOUT, node->dropout, (uint32_t)step),
-                            (uint32_t)shard->first, node->rate, &slot->y, x);
+        return ops->dropout(backend, worker, rng_at(seed, RNG_DROPOUT, node->dropout, 0),
+                            values, (uint32_t)shard->first, node->rate, &slot->y, x);
     case NODE_MAX_POOL:
         return ops->max_pool_forward(backend, worker, &node->pool, &slot->y, slot->saved,
                                      x);
@@ -225,13 +220,12 @@ static Status forward_node(Execution *self, int index, const ShardBatch *shard,
     return STATUS_OK;
 }
 
-static Status forward(Execution *self, const ShardBatch *shard, uint64_t seed, int64_t step,
-                      float *result) {
+static Status forward(Execution *self, const ShardBatch *shard, uint64_t seed,
+                      const StepValues *values, float *result) {
     TRY(shape_for(self, shard->count));
     for (int i = 0; i < self->graph->count; i++)
-        TRY(forward_node(self, i, shard, seed, step, result));
-    return self->backend->ops->copy_in(self->backend, self->labels, shard->labels,
-                                       (size_t)shard->count * sizeof *self->labels);
+        TRY(forward_node(self, i, shard, seed, values, result));
+    return STATUS_OK;
 }
 
 /* Gradient memory for a node: a free piece that is large enough, else a new one. */
@@ -315,7 +309,7 @@ static Status backward_batch_norm(Execution *self, const Node *node, Slot *slot,
 }
 
 static Status backward_node(Execution *self, int index, const ShardBatch *shard,
-                            uint64_t seed, int64_t step, float *result) {
+                            uint64_t seed, const StepValues *values, float *result) {
     const Node *node = &self->graph->nodes[index];
     const BackendOps *ops = self->backend->ops;
     Backend *backend = self->backend;
@@ -354,9 +348,8 @@ static Status backward_node(Execution *self, int index, const ShardBatch *shard,
         return STATUS_OK;
     }
     case NODE_DROPOUT:
-        TRY(ops->dropout(backend, worker,
-                         rng_at(seed, RNG_DROPOUT, node->dropout, (uint32_t)step),
-                         (uint32_t)shard->first, node->rate, dx, &slot->dy));
+        TRY(ops->dropout(backend, worker, rng_at(seed, RNG_DROPOUT, node->dropout, 0),
+                         values, (uint32_t)shard->first, node->rate, dx, &slot->dy));
         break;
     case NODE_MAX_POOL:
         TRY(ops->max_pool_backward(backend, worker, &node->pool, dx, &slot->dy,
@@ -379,27 +372,41 @@ static Status backward_node(Execution *self, int index, const ShardBatch *shard,
     return STATUS_OK;
 }
 
+int64_t execution_final_from(const Graph *graph, const State *state, int node) {
+    size_t end = 0;
+    for (int i = 0; i < node; i++) {
+        const int entries[] = {graph->nodes[i].weight, graph->nodes[i].bias};
+        for (int k = 0; k < 2; k++) {
+            if (entries[k] < 0) continue;
+            const Entry *entry = &state->entries[entries[k]];
+            if (entry->offset + entry->bytes > end) end = entry->offset + entry->bytes;
+        }
+    }
+    return (int64_t)((end + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT * STATE_ALIGNMENT /
+                     sizeof(float));
+}
+
 Status execution_train(Execution *self, const ShardBatch *shard, uint64_t seed,
-                       int64_t step, int64_t batch_count, float smoothing, float *result) {
-    TRY(forward(self, shard, seed, step, result));
+                       const StepValues *values, int64_t batch_count, float smoothing,
+                       float *result, const ExecutionListener *listener) {
+    TRY(forward(self, shard, seed, values, result));
     int output = self->graph->output;
     TRY(take_gradient(self, output));
     self->slots[output].dy_written = true;
     TRY(self->backend->ops->softmax_cross_entropy(
         self->backend, self->worker, smoothing, 1.0f / (float)batch_count,
         result + result_metrics(self->state), &self->slots[output].dy,
-        &self->slots[output].y, self->labels));
-    for (int i = self->graph->count - 1; i >= 0; i--)
-        TRY(backward_node(self, i, shard, seed, step, result));
-    return self->backend->ops->finish(self->backend, self->worker);
+        &self->slots[output].y, shard->labels));
+    for (int i = self->graph->count - 1; i >= 0; i--) {
+        TRY(backward_node(self, i, shard, seed, values, result));
+        if (listener != NULL) TRY(listener->passed(listener->context, i));
+    }
+    return STATUS_OK;
 }
 
 Status execution_evaluate(Execution *self, const ShardBatch *shard, float *metrics) {
-    TRY(forward(self, shard, 0, 0, NULL));
-    TRY(self->backend->ops->softmax_cross_entropy(
-        self->backend, self->worker, 0.0f, 1.0f, self->metrics, NULL,
-        &self->slots[self->graph->output].y, self->labels));
-    TRY(self->backend->ops->finish(self->backend, self->worker));
-    return self->backend->ops->copy_out(self->backend, metrics, self->metrics,
-                                        METRICS * sizeof *metrics);
+    TRY(forward(self, shard, 0, NULL, NULL));
+    return self->backend->ops->softmax_cross_entropy(
+        self->backend, self->worker, 0.0f, 1.0f, metrics, NULL,
+        &self->slots[self->graph->output].y, shard->labels);
 }

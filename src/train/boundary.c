@@ -84,6 +84,14 @@ static Status report_unsaved(const SaverEvent *event, const char *why) {
         (long long)event->step, why, cause.what);
 }
 
+Status boundary_fetch_state(Trainer *self) {
+    Setup *base = &self->base;
+    if (base->backend->ops->host_memory) return STATUS_OK;
+    Status mine = residence_fetch(base->state, base->backend);
+    if (mine == STATUS_OK) mine = residence_fetched(base->state, base->backend);
+    return trainer_agree(self, mine);
+}
+
 /* Saves the state of this boundary. A save that fails is said and counted; training goes on, and the
  * saver turns too many in a row into a failure. The launch's last save is tried again, and then its
  * failure is the launch's: nobody may be told "finished" or "stopped" of a state that is lost. */
@@ -95,6 +103,7 @@ static Status save(Trainer *self, const char *why, bool last) {
             LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
     }
     fault_point("save");
+    TRY(boundary_fetch_state(self));
     SaverEvent event;
     for (int tries_left = last ? LAST_SAVE_TRIES : 1; tries_left > 0; tries_left--) {
         TRY(saver_begin(self->saver, &block));
@@ -133,6 +142,11 @@ static const char *save_reason(const Trainer *self, uint32_t bits) {
     int64_t every = config->checkpoint.every_steps;
     if (every > 0 && *at->step > 0 && *at->step % every == 0) return "interval";
     return NULL;
+}
+
+bool boundary_is_due(const Trainer *self, uint32_t bits) {
+    return (bits & CONTROL_STOP) != 0 || boundary_evaluation_is_due(self) ||
+           save_reason(self, bits) != NULL;
 }
 
 Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {

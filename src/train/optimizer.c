@@ -1,9 +1,8 @@
 /* Splits the arenas into pieces that workers pass over; every piece is elementwise, so the split
- * changes no bit. */
+ * changes no bit. A single worker is given all of them at once. */
 #include "src/train/optimizer.h"
 
 #include "src/core/elementary.h"
-#include "src/core/tree.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,19 +11,14 @@
 
 enum { CHUNK = 65536 }; /* floats a piece; part of the norm's definition: never change */
 
-typedef struct {
-    int64_t first, count;
-    float weight_decay;
-} Piece;
-
 struct Optimizer {
     const Config *config;
     State *state;
     Backend *backend;
     Workers *workers;
-    Piece *pieces;
+    OptimizerPiece *pieces; /* of the device */
     int piece_count;
-    double *chunk_sums;
+    double *chunk_sums; /* of the device */
     int chunk_count;
     int64_t length; /* floats in the parameter arena */
     /* of the running job */
@@ -60,12 +54,8 @@ Status optimizer_declare(const Config *config, State *state) {
 }
 
 /* Cuts the parameters into pieces of one weight decay. Tensors of rank 1 are norms and biases. */
-static Status cut_pieces(Optimizer *self) {
+static void cut_pieces(Optimizer *self, OptimizerPiece *pieces) {
     const State *state = self->state;
-    int room = (int)(self->length / CHUNK) + state->count + 1;
-    self->pieces = calloc((size_t)room, sizeof *self->pieces);
-    if (self->pieces == NULL)
-        return FAIL(STATUS_MEMORY, NULL, "no memory for the optimizer");
     for (int i = 0; i < state->count; i++) {
         const Entry *entry = &state->entries[i];
         if (entry->arena != ARENA_PARAMETER) continue;
@@ -75,8 +65,8 @@ static Status cut_pieces(Optimizer *self) {
         int64_t end = first + (int64_t)((entry->bytes + STATE_ALIGNMENT - 1) /
                                         STATE_ALIGNMENT * STATE_ALIGNMENT / sizeof(float));
         while (first < end) {
-            Piece *last =
-                self->piece_count > 0 ? &self->pieces[self->piece_count - 1] : NULL;
+            OptimizerPiece *last =
+                self->piece_count > 0 ? &pieces[self->piece_count - 1] : NULL;
             if (last != NULL && last->weight_decay == decay && last->count < CHUNK) {
                 int64_t more =
                     CHUNK - last->count < end - first ? CHUNK - last->count : end - first;
@@ -84,10 +74,25 @@ static Status cut_pieces(Optimizer *self) {
                 first += more;
                 continue;
             }
-            self->pieces[self->piece_count++] = (Piece){first, 0, decay};
+            pieces[self->piece_count++] = (OptimizerPiece){first, 0, decay};
         }
     }
-    return STATUS_OK;
+}
+
+static Status place_pieces(Optimizer *self) {
+    const BackendOps *ops = self->backend->ops;
+    size_t room = (size_t)(self->length / CHUNK) + (size_t)self->state->count + 1;
+    OptimizerPiece *pieces = calloc(room, sizeof *pieces);
+    if (pieces == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the optimizer");
+    cut_pieces(self, pieces);
+    size_t bytes = (size_t)self->piece_count * sizeof *pieces;
+    Status status = ops->allocate(self->backend, bytes, (void **)&self->pieces);
+    if (status == STATUS_OK)
+        status = ops->copy_in(self->backend, self->pieces, pieces, bytes);
+    free(pieces);
+    TRY(status);
+    return ops->allocate(self->backend, (size_t)self->chunk_count * sizeof(double),
+                         (void **)&self->chunk_sums);
 }
 
 Status optimizer_open(const Config *config, State *state, Backend *backend,
@@ -101,10 +106,7 @@ Status optimizer_open(const Config *config, State *state, Backend *backend,
     self->workers = workers;
     self->length = (int64_t)(state->arenas[ARENA_PARAMETER].bytes / sizeof(float));
     self->chunk_count = (int)((self->length + CHUNK - 1) / CHUNK);
-    self->chunk_sums = calloc((size_t)self->chunk_count + 1, sizeof *self->chunk_sums);
-    Status status = self->chunk_sums == NULL
-                        ? FAIL(STATUS_MEMORY, NULL, "no memory for the optimizer")
-                        : cut_pieces(self);
+    Status status = place_pieces(self);
     if (status != STATUS_OK) {
         optimizer_close(self);
         return status;
@@ -115,78 +117,89 @@ Status optimizer_open(const Config *config, State *state, Backend *backend,
 
 void optimizer_close(Optimizer *self) {
     if (self == NULL) return;
-    free(self->pieces);
-    free(self->chunk_sums);
+    self->backend->ops->release(self->backend, self->pieces);
+    self->backend->ops->release(self->backend, self->chunk_sums);
     free(self);
+}
+
+StepValues optimizer_values(const Config *config, int64_t step, double lr) {
+    int64_t t = step + 1;
+    return (StepValues){
+        .step = (uint32_t)step,
+        .lr = (float)lr,
+        .correction1 = (float)(1.0 - element_pow_int(config->optimizer.beta1, t)),
+        .correction2_sqrt =
+            (float)__builtin_sqrt(1.0 - element_pow_int(config->optimizer.beta2, t)),
+    };
+}
+
+/* Others go on with what this worker has given; a single one has its own order. */
+static Status hand_over(Optimizer *self, int worker) {
+    if (workers_count(self->workers) == 1) return STATUS_OK;
+    return self->backend->ops->finish(self->backend, worker);
+}
+
+/* The next of `count` items, one or, for a single worker, all: [*first, returned end). */
+static int claim(Optimizer *self, int count, int *first) {
+    if (workers_count(self->workers) == 1) {
+        *first = atomic_exchange(&self->next, count);
+        return count;
+    }
+    *first = atomic_fetch_add(&self->next, 1);
+    return *first < count ? *first + 1 : count;
 }
 
 static Status sum_chunks(void *context, int worker) {
     Optimizer *self = context;
     for (;;) {
-        int chunk = atomic_fetch_add(&self->next, 1);
-        if (chunk >= self->chunk_count) return STATUS_OK;
-        int64_t first = (int64_t)chunk * CHUNK;
-        int64_t count = self->length - first < CHUNK ? self->length - first : CHUNK;
-        TRY(self->backend->ops->sum_squares(self->backend, worker, self->gradient + first,
-                                            count, &self->chunk_sums[chunk]));
+        int first, end = claim(self, self->chunk_count, &first);
+        if (first >= end) return hand_over(self, worker);
+        int64_t from = (int64_t)first * CHUNK, to = (int64_t)end * CHUNK;
+        if (to > self->length) to = self->length;
+        TRY(self->backend->ops->sum_squares(self->backend, worker, self->gradient + from,
+                                            to - from, CHUNK, self->chunk_sums + first));
     }
 }
 
-static double tree_sum(const double *values, int first, int end) {
-    if (end - first == 1) return values[first];
-    int split = tree_split(first, end);
-    return tree_sum(values, first, split) + tree_sum(values, split, end);
-}
-
-Status optimizer_norm(Optimizer *self, const float *gradient, double *norm) {
+Status optimizer_judge(Optimizer *self, const float *gradient, const float *metrics,
+                       StepVerdict *verdict) {
     self->gradient = gradient;
     atomic_store(&self->next, 0);
     TRY(workers_run(self->workers, sum_chunks, self));
-    *norm = __builtin_sqrt(tree_sum(self->chunk_sums, 0, self->chunk_count));
-    return STATUS_OK;
+    return self->backend->ops->judge(self->backend, 0, self->chunk_sums, self->chunk_count,
+                                     self->config->optimizer.clip_norm, metrics, verdict);
 }
 
 static Status apply_pieces(void *context, int worker) {
     Optimizer *self = context;
+    const BackendOps *ops = self->backend->ops;
     bool adam = !is_kind(self->config, "sgd");
     for (;;) {
-        int index = atomic_fetch_add(&self->next, 1);
-        if (index >= self->piece_count) break;
-        const Piece *piece = &self->pieces[index];
-        OptimizerPass pass = self->pass;
-        pass.w += piece->first;
-        pass.g += piece->first;
-        if (pass.m != NULL) pass.m += piece->first;
-        if (pass.v != NULL) pass.v += piece->first;
-        pass.count = piece->count;
-        pass.weight_decay = piece->weight_decay;
-        TRY(adam ? self->backend->ops->adam(self->backend, worker, &pass)
-                 : self->backend->ops->sgd(self->backend, worker, &pass));
+        int first, end = claim(self, self->piece_count, &first);
+        if (first >= end) break;
+        const OptimizerPiece *pieces = self->pieces + first;
+        TRY(adam ? ops->adam(self->backend, worker, &self->pass, pieces, end - first)
+                 : ops->sgd(self->backend, worker, &self->pass, pieces, end - first));
     }
-    return self->backend->ops->finish(self->backend, worker);
+    return hand_over(self, worker);
 }
 
-Status optimizer_apply(Optimizer *self, const float *gradient, double norm, int64_t step,
-                       double lr) {
+Status optimizer_apply(Optimizer *self, const float *gradient, const StepValues *values,
+                       const StepVerdict *verdict) {
     const Config *config = self->config;
     const Arena *arenas = self->state->arenas;
-    double clip = config->optimizer.clip_norm;
-    int64_t t = step + 1;
     self->pass = (OptimizerPass){
-        .w = arenas[ARENA_PARAMETER].data,
-        .m = arenas[ARENA_MOMENT1].data,
-        .v = arenas[ARENA_MOMENT2].data,
+        .w = arenas[ARENA_PARAMETER].device,
+        .m = arenas[ARENA_MOMENT1].device,
+        .v = arenas[ARENA_MOMENT2].device,
         .g = gradient,
-        .gradient_scale = clip > 0 && norm > clip ? (float)(clip / (norm + 1e-6)) : 1.0f,
-        .lr = (float)lr,
+        .values = values,
+        .verdict = verdict,
         .momentum = (float)config->optimizer.momentum,
         .nesterov = config->optimizer.nesterov,
         .beta1 = config->optimizer.beta1,
         .beta2 = config->optimizer.beta2,
         .epsilon = (float)config->optimizer.epsilon,
-        .correction1 = (float)(1.0 - element_pow_int(config->optimizer.beta1, t)),
-        .correction2_sqrt =
-            (float)__builtin_sqrt(1.0 - element_pow_int(config->optimizer.beta2, t)),
         .decoupled = is_kind(config, "adamw"),
     };
     atomic_store(&self->next, 0);

@@ -20,10 +20,15 @@ Status optimizer_open(const Config *config, State *state, Backend *backend,
                       Workers *workers, Optimizer **out);
 void optimizer_close(Optimizer *optimizer); /* NULL is allowed */
 
-/* The gradient's Euclidean norm: sums of squares over fixed chunks of the canonical order, added in
- * the tree over chunks. Ranks: local; the same on each. Not finite when an element is not. */
-Status optimizer_norm(Optimizer *optimizer, const float *gradient, double *norm);
+/* What changes with step `step` (0-based) and learning rate `lr`. */
+StepValues optimizer_values(const Config *config, int64_t step, double lr);
 
-/* Applies step number `step` (0-based) with learning rate `lr`; `norm` is the gradient's. */
-Status optimizer_apply(Optimizer *optimizer, const float *gradient, double norm,
-                       int64_t step, double lr);
+/* Gives the work that judges the summed gradient: its Euclidean norm, from sums of squares over fixed
+ * chunks of the canonical order added in the tree over chunks, and with it the clipping. `metrics`:
+ * the batch's sums. All pointers are device memory. Ranks: local; the same on each */
+Status optimizer_judge(Optimizer *optimizer, const float *gradient, const float *metrics,
+                       StepVerdict *verdict);
+
+/* Gives the work of one pass over the parameters, as values and verdict (device memory) say. */
+Status optimizer_apply(Optimizer *optimizer, const float *gradient,
+                       const StepValues *values, const StepVerdict *verdict);

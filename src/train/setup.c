@@ -5,6 +5,7 @@
 #include "src/core/log.h"
 #include "src/model/model.h"
 #include "src/train/optimizer.h"
+#include "src/train/residence.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -57,6 +58,11 @@ static void isa_of(const char *kind, char *isa, size_t size) {
     snprintf(isa, size, "%.*s", (int)strcspn(begin, " "), begin);
 }
 
+static Precision precision_of(const Config *config) {
+    if (strcmp(config->train.precision, "bf16") == 0) return PRECISION_BF16;
+    return strcmp(config->train.precision, "tf32") == 0 ? PRECISION_TF32 : PRECISION_FP32;
+}
+
 static Status open_device(Setup *self, bool weights_only) {
     const char *device = self->config->device;
     const char *recorded = self->restored.restored ? self->restored.block.device_kind : "";
@@ -64,7 +70,10 @@ static Status open_device(Setup *self, bool weights_only) {
     isa_of(recorded, isa, sizeof isa);
     bool same_device = strncmp(recorded, "cpu ", 4) == 0;
     BackendOptions options = {.workers = worker_count(self),
-                              .isa = same_device && isa[0] != '\0' ? isa : NULL};
+                              .isa = same_device && isa[0] != '\0' ? isa : NULL,
+                              .precision = precision_of(self->config),
+                              .host_rank = self->world->host_rank,
+                              .patience_s = self->config->fault.hang_timeout};
     Status opened = backend_open(device, &options, &self->backend);
     if (opened == STATUS_UNSUPPORTED && weights_only && options.isa != NULL) {
         options.isa = NULL; /* weights can be evaluated anywhere; what changed is said */
@@ -78,10 +87,8 @@ static Status open_device(Setup *self, bool weights_only) {
                   "new one",
                   recorded, self->backend->kind);
     }
-    TRY(self->backend->ops->parameters_changed(
-        self->backend, self->state->arenas[ARENA_PARAMETER].data,
-        (int64_t)(self->state->arenas[ARENA_PARAMETER].bytes / sizeof(float))));
-    return workers_open(options.workers, &self->workers);
+    TRY(residence_open(self->state, self->backend));
+    return workers_open(self->backend->workers, &self->workers);
 }
 
 /* One kind of device on all ranks, or the bits would depend on who computes what. */
@@ -108,7 +115,7 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
                   Setup *out) {
     memset(out, 0, sizeof *out);
     out->config = config;
-    out->collective = collective;
+    out->world = out->collective = collective;
     Status mine = STATUS_OK;
     if (collective->size > config->train.shards)
         mine =
@@ -127,12 +134,18 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
     TRY(restore_newest(collective, &request, out->state, &out->restored));
     fault_point("restore");
     TRY(collective->ops->agree(collective, open_device(out, weights_only)));
-    return compare_devices(out);
+    TRY(compare_devices(out));
+    return out->backend->ops->open_collective(out->backend, collective, &out->collective);
 }
 
 void setup_close(Setup *self) {
     workers_close(self->workers);
-    if (self->backend != NULL) self->backend->ops->close(self->backend);
+    if (self->collective != NULL && self->collective != self->world)
+        self->collective->ops->close(self->collective);
+    if (self->backend != NULL) {
+        residence_close(self->state, self->backend);
+        self->backend->ops->close(self->backend);
+    }
     restore_result_free(&self->restored);
     free(self->identity);
     free(self->graph);

@@ -13,7 +13,9 @@
 
 typedef struct {
     const Config *config;
-    Collective *collective;
+    Collective *world; /* the launch's own */
+    Collective
+        *collective; /* the one that sums the device's memory: `world`, or on top of it */
     Data data;
     State *state;
     Graph *graph;
@@ -26,8 +28,9 @@ typedef struct {
 } Setup;
 
 /* Reads the data, describes the model, restores as config->resume says (or leaves the state zero:
- * restored.restored is false), opens the device that the run was begun on. `weights_only`: an evaluation, which
- * does not ask for the run's identity to be the same.
+ * restored.restored is false), opens the device that the run was begun on, with room for the state: the
+ * caller calls residence_upload once the host's values are those to begin with. `weights_only`: an
+ * evaluation, which does not ask for the run's identity to be the same.
  * Ranks: collective. Memory: setup_close, also after a failure
  * Errors: the first failing rank's, on every rank */
 Status setup_open(const Config *config, Collective *collective, bool weights_only,

@@ -2,15 +2,21 @@
  * optimizer and the running statistics. It knows no files, schedules or progress, so that a benchmark
  * times what training runs.
  *
- * Life of a step: step_gradient (local) → step_reduce (collective) → step_update (local). */
+ * Life of a step: step_gradient (local) → step_reduce (collective) → step_update (local), which only give
+ * work to the device, → step_collect (local), which waits for what came of it. Steps are collected in
+ * order; the next one's work may be given before, so that the device never waits for the host. */
 #pragma once
 
 #include "src/train/setup.h"
 
 typedef struct Step Step;
 
+/* At most so many steps are given and not collected. */
+enum { STEPS_GIVEN = 2 };
+
 /* What the reduced vector says about the step. */
 typedef struct {
+    int64_t number;           /* from 0 */
     double loss, accuracy;    /* means over the step's samples */
     double loss_sum, correct; /* their sums */
     double norm, lr;          /* of the gradient, before clipping; as applied */
@@ -23,13 +29,18 @@ typedef struct {
 Status step_open(const Setup *setup, Step **out);
 void step_close(Step *step); /* collective; NULL is allowed */
 
-/* The gradient of the caller's shards of the batch, which stays valid until step_reduce. `number` is
- * the step's, from 0. Ranks: local; tell the others of a failure before step_reduce */
-Status step_gradient(Step *step, const Batch *batch, uint64_t seed, int64_t number);
+/* Gives the work of the gradient of the caller's shards of the batch. `number` is the step's, from 0, `lr`
+ * its learning rate. The batch's memory may be used again afterwards, unless it is the device's, too:
+ * then after step_reduce. Ranks: local; tell the others of a failure before step_reduce */
+Status step_gradient(Step *step, const Batch *batch, uint64_t seed, int64_t number,
+                     double lr);
 
 /* Sums it over all ranks. Ranks: collective */
 Status step_reduce(Step *step);
 
-/* Applies the sum with learning rate `lr`. Ranks: local; the same numbers on each
- * Errors: STATUS_NOT_FINITE, on every rank, with the state as before; else the backend's */
-Status step_update(Step *step, int64_t number, double lr, StepResult *result);
+/* Gives the work of applying the sum. Ranks: local */
+Status step_update(Step *step);
+
+/* Waits for the oldest step that is not collected. Ranks: local; the same numbers on each
+ * Errors: STATUS_NOT_FINITE, on every rank: the step changed nothing; else the backend's */
+Status step_collect(Step *step, StepResult *result);

@@ -20,30 +20,88 @@ static Status compute_gradient(Trainer *self, const Batch **batch) {
     fault_point("data");
     TRY(loader_next(self->loader, batch, NULL));
     fault_point("gradient");
-    return step_gradient(self->step, *batch, *base->scalars.seed, *base->scalars.step);
+    int64_t number = *base->scalars.step;
+    return step_gradient(self->step, *batch, *base->scalars.seed, number,
+                         schedule_rate(base->config, self->horizon, number));
 }
 
-/* After the reduction: every rank does the same with the same numbers. */
-static Status update_state(Trainer *self, const Batch *batch, StepResult *result) {
+/* The step's work is given: the run stands behind it, and learns later what came of it. */
+static void advance(Trainer *self, int64_t samples) {
     const Setup *base = &self->base;
     const Scalars *at = &base->scalars;
-    double lr = schedule_rate(base->config, self->horizon, *at->step);
-    TRY(step_update(self->step, *at->step, lr, result));
+    int64_t ended = 0;
     *at->step += 1;
-    *at->epoch_loss += result->loss_sum;
-    *at->epoch_correct += result->correct;
-    *at->position += batch->count;
+    *at->position += samples;
     if (*at->position >= base->data.train.count) {
-        *at->last_epoch_loss = *at->epoch_loss / (double)*at->position;
-        *at->epoch_loss = *at->epoch_correct = 0;
+        ended = *at->position;
         *at->position = 0;
         *at->epoch += 1;
     }
+    self->given[self->given_count++] = (GivenStep){
+        .step = *at->step, .epoch = *at->epoch, .position = *at->position, .ended = ended};
+}
+
+static void report_step(Trainer *self, const GivenStep *at, const StepResult *result) {
+    const Setup *base = &self->base;
+    if (!trainer_is_first(self)) return;
+    ProgressReport report = {
+        .epoch = at->epoch + (at->position > 0),
+        .epochs = base->config->train.epochs,
+        .step = at->step,
+        .total_steps = *base->scalars.total_steps,
+        .loss = result->loss,
+        .accuracy = result->accuracy,
+        .lr = result->lr,
+        .launch_steps = self->launch_steps,
+        .samples = self->launch_samples,
+        .saved_step = self->saved_step,
+    };
+    progress_show(&report);
+    int64_t every = base->config->log.every_steps;
+    if (every > 0 && at->step % every == 0)
+        trainer_note(
+            journal_metric, self->journal,
+            json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "kind", "train", "step",
+                      (json_int_t)at->step, "epoch", (json_int_t)report.epoch, "loss",
+                      result->loss, "accuracy", result->accuracy, "lr", result->lr,
+                      "gradient_norm", result->norm, "samples_per_second",
+                      (double)self->launch_samples / (clock_seconds() - self->started)));
+}
+
+/* What the oldest given step came to: every rank does the same with the same numbers. */
+static Status collect_step(Trainer *self) {
+    const Scalars *at = &self->base.scalars;
+    StepResult result;
+    TRY(step_collect(self->step, &result));
+    const GivenStep step = self->given[0];
+    self->given_count--;
+    memmove(self->given, self->given + 1, (size_t)self->given_count * sizeof *self->given);
+    *at->epoch_loss += result.loss_sum;
+    *at->epoch_correct += result.correct;
+    if (step.ended > 0) {
+        *at->last_epoch_loss = *at->epoch_loss / (double)step.ended;
+        *at->epoch_loss = *at->epoch_correct = 0;
+    }
+    self->launch_steps++;
+    self->launch_samples += result.samples;
+    report_step(self, &step, &result);
+    return STATUS_OK;
+}
+
+/* A device that works behind the host has one step to do while the one before is collected, unless the
+ * boundary needs to know: the scalars of a state that is evaluated or saved are complete. */
+static Status collect_steps(Trainer *self, uint32_t bits) {
+    const Setup *base = &self->base;
+    const Scalars *at = &base->scalars;
+    bool all = base->backend->ops->host_memory || boundary_is_due(self, bits) ||
+               *at->position == 0 || *at->step == *at->total_steps;
+    while (self->given_count > (all ? 0 : 1))
+        TRY(collect_step(self));
     return STATUS_OK;
 }
 
 /* One step. *bits: what any rank asked for. */
-static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
+static Status run_step(Trainer *self, uint32_t *bits) {
     Setup *base = &self->base;
     Collective *collective = base->collective;
     const Batch *batch = NULL;
@@ -55,7 +113,11 @@ static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
     fault_point("reduce");
     TRY(step_reduce(self->step));
     fault_point("optimizer");
-    Status updated = update_state(self, batch, result);
+    Status updated = step_update(self->step);
+    if (updated == STATUS_OK) {
+        advance(self, batch->count);
+        updated = collect_steps(self, *bits);
+    }
     if (updated == STATUS_NOT_FINITE)
         return updated; /* the same numbers everywhere: all return */
     if (updated !=
@@ -63,37 +125,7 @@ static Status run_step(Trainer *self, uint32_t *bits, StepResult *result) {
         status_print(status_failure());
         collective->ops->abort(collective, status_exit_code(updated));
     }
-    self->launch_steps++;
-    self->launch_samples += batch->count;
     return STATUS_OK;
-}
-
-static void report_step(Trainer *self, const StepResult *result) {
-    const Setup *base = &self->base;
-    const Scalars *at = &base->scalars;
-    if (!trainer_is_first(self)) return;
-    ProgressReport report = {
-        .epoch = *at->epoch + (*at->position > 0),
-        .epochs = base->config->train.epochs,
-        .step = *at->step,
-        .total_steps = *at->total_steps,
-        .loss = result->loss,
-        .accuracy = result->accuracy,
-        .lr = result->lr,
-        .launch_steps = self->launch_steps,
-        .samples = self->launch_samples,
-        .saved_step = self->saved_step,
-    };
-    progress_show(&report);
-    int64_t every = base->config->log.every_steps;
-    if (every > 0 && *at->step % every == 0)
-        trainer_note(
-            journal_metric, self->journal,
-            json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "kind", "train", "step",
-                      (json_int_t)*at->step, "epoch", (json_int_t)report.epoch, "loss",
-                      result->loss, "accuracy", result->accuracy, "lr", result->lr,
-                      "gradient_norm", result->norm, "samples_per_second",
-                      (double)self->launch_samples / (clock_seconds() - self->started)));
 }
 
 static Status run(Trainer *self) {
@@ -107,17 +139,16 @@ static Status run(Trainer *self) {
         fault_set_step(*at->step + 1);
         log_set_step(*at->step + 1);
         uint32_t bits;
-        StepResult result;
-        TRY(run_step(self, &bits, &result));
-        report_step(self, &result);
+        TRY(run_step(self, &bits));
         TRY(boundary_pass(self, bits, &stopped));
     }
     bool complete = *at->step == *at->total_steps && !boundary_evaluation_is_due(self);
     return complete ? STATUS_OK : STATUS_STOPPED;
 }
 
-static void fill_outcome(const Trainer *self, TrainOutcome *outcome) {
+static Status fill_outcome(Trainer *self, TrainOutcome *outcome) {
     const Scalars *at = &self->base.scalars;
+    TRY(boundary_fetch_state(self));
     outcome->step = *at->step;
     outcome->total_steps = *at->total_steps;
     outcome->evaluation.loss = *at->evaluated_loss;
@@ -126,6 +157,7 @@ static void fill_outcome(const Trainer *self, TrainOutcome *outcome) {
     outcome->best_step = *at->best_step;
     outcome->state_digest = state_digest(self->base.state);
     snprintf(outcome->checkpoint, sizeof outcome->checkpoint, "%s", self->saved_name);
+    return STATUS_OK;
 }
 
 Status train_run(const Config *config, Collective *collective, uint32_t (*take_bits)(void),
@@ -144,7 +176,11 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
     if (status == STATUS_OK) status = trainer_start(self);
     if (status == STATUS_OK) status = run(self);
     if (status == STATUS_COMM) return status; /* nothing but an abort may follow */
-    if (status == STATUS_OK || status == STATUS_STOPPED) fill_outcome(self, outcome);
+    if (status == STATUS_OK || status == STATUS_STOPPED) {
+        Status filled = fill_outcome(self, outcome);
+        if (filled != STATUS_OK) status = filled;
+    }
+    if (status == STATUS_COMM) return status;
     if (status == STATUS_STOPPED)
         FAIL(STATUS_STOPPED, "launch the same command again to go on",
              "stopped at step %lld of %lld with the state saved%s",
@@ -167,9 +203,11 @@ Status train_evaluate(const Config *config, Collective *collective,
                       "there is nothing to evaluate in %s", config->run.dir);
     if (status == STATUS_OK) {
         LoaderOptions options = setup_loader(&base, false);
-        status = collective->ops->agree(
-            collective, evaluator_open(base.graph, base.state, base.backend, base.workers,
-                                       collective, &options, &evaluator));
+        Status mine = residence_upload(base.state, base.backend);
+        if (mine == STATUS_OK)
+            mine = evaluator_open(base.graph, base.state, base.backend, base.workers,
+                                  base.collective, &options, &evaluator);
+        status = collective->ops->agree(collective, mine);
     }
     uint32_t bits;
     bool stopped = false;

@@ -5,11 +5,18 @@
 #include "src/checkpoint/saver.h"
 #include "src/train/evaluate.h"
 #include "src/train/journal.h"
+#include "src/train/residence.h"
 #include "src/train/schedule.h"
 #include "src/train/setup.h"
 #include "src/train/step.h"
 
 #include <jansson.h>
+
+/* A step that is given to the device: where the run stands once it is done. */
+typedef struct {
+    int64_t step, epoch, position;
+    int64_t ended; /* samples of the epoch that it ends; 0: it ends none */
+} GivenStep;
 
 typedef struct {
     Setup base;
@@ -24,6 +31,8 @@ typedef struct {
     Step *step;
     Evaluator *evaluator;
     Loader *loader;
+    GivenStep given[STEPS_GIVEN]; /* and not collected, the oldest first */
+    int given_count;
     int64_t launch_steps, launch_samples, saved_step;
     char saved_name[64];
     double started; /* clock_seconds() at the first step */
@@ -50,6 +59,13 @@ void trainer_stop(Trainer *self);
 /* Whether the state of this boundary is to be evaluated: where one is configured, once. Due right after
  * a restore: a stop cut it short. */
 bool boundary_evaluation_is_due(const Trainer *self);
+
+/* Whether boundary_pass will do anything here: what the newest step came to must be known before. */
+bool boundary_is_due(const Trainer *self, uint32_t bits);
+
+/* Brings the device's state to the host, where checkpoints and digests see it. Collective where there is
+ * anything to bring. Errors: the first failing rank's, on every rank */
+Status boundary_fetch_state(Trainer *self);
 
 /* Evaluate, update the best, save. `bits`: what any rank asked for in the step before. *stopped when a
  * stop was asked for; the state is then safe. Collective */

@@ -163,9 +163,7 @@ Status trainer_start(Trainer *self) {
     self->horizon.steps_per_epoch = per_epoch;
     if (!base->restored.restored) start_fresh(self);
     self->horizon.total_steps = *base->scalars.total_steps;
-    Status mine = base->backend->ops->parameters_changed(
-        base->backend, base->state->arenas[ARENA_PARAMETER].data,
-        (int64_t)(base->state->arenas[ARENA_PARAMETER].bytes / sizeof(float)));
+    Status mine = residence_upload(base->state, base->backend);
     if (mine == STATUS_OK && trainer_is_first(self)) mine = own_directory(self);
     TRY(trainer_agree(self, mine));
     TRY(step_open(base, &self->step));

@@ -87,6 +87,25 @@ static inline void *ops_memory(Backend *backend, size_t bytes) {
     return device;
 }
 
+/* A structure or array of the host's in device memory, and back. */
+static inline void *ops_placed(Backend *backend, const void *host, size_t bytes) {
+    void *device = ops_memory(backend, bytes);
+    assert_ok(backend->ops->copy_in(backend, device, host, bytes));
+    return device;
+}
+
+static inline void ops_fetched(Backend *backend, void *host, const void *device,
+                               size_t bytes) {
+    for (int worker = 0; worker < backend->workers; worker++)
+        assert_ok(backend->ops->finish(backend, worker));
+    assert_ok(backend->ops->copy_out(backend, host, device, bytes));
+}
+
+static inline const StepValues *ops_step(Backend *backend, uint32_t step) {
+    StepValues values = {.step = step};
+    return ops_placed(backend, &values, sizeof values);
+}
+
 /* ---- tensors */
 
 /* An activation in the layout that the device chooses. */

@@ -85,12 +85,13 @@ static Status train_once(Pass *pass) {
         labels[i] = i % CLASSES;
     fill(&x, 1);
     Rng rng = rng_at(1, RNG_TEST, 3, 0);
+    StepValues values = {.step = 0};
     BatchNorm norm = {&p->gamma, &p->beta, &a, true, 1e-5f};
 
     TRY(ops->conv2d_forward(b, w, &conv, &a, &x, &p->w1, NULL));
     TRY(ops->conv2d_forward(b, w, &conv, &z, &a, &p->w2, NULL));
     TRY(ops->batch_norm_forward(b, w, &norm, &y, &z, &mean, &std, &bm, &bv));
-    TRY(ops->dropout(b, w, rng, 5, 0.25f, &y, &y));
+    TRY(ops->dropout(b, w, rng, &values, 5, 0.25f, &y, &y));
     TRY(ops->max_pool_forward(b, w, &pool, &q, choice, &y));
     TRY(ops->reorder(b, w, &f, &q));
     TRY(ops->linear_forward(b, w, &l, &f, &p->w3, &p->b3));
@@ -98,7 +99,7 @@ static Status train_once(Pass *pass) {
     TRY(ops->linear_backward(b, w, &df, &dw3, &db3, &dl, &f, &p->w3));
     TRY(ops->reorder(b, w, &dq, &df));
     TRY(ops->max_pool_backward(b, w, &pool, &dy, &dq, choice));
-    TRY(ops->dropout(b, w, rng, 5, 0.25f, &dy, &dy));
+    TRY(ops->dropout(b, w, rng, &values, 5, 0.25f, &dy, &dy));
     TRY(ops->batch_norm_backward(b, w, &norm, &dz, &dg, &db, &dr, &dy, &y, &z, &mean,
                                  &std));
     TRY(ops->conv2d_backward(b, w, &conv, &da, &dw2, NULL, &dz, &a, &p->w2));
@@ -208,8 +209,8 @@ static void activations_have_no_padding_and_images_stay_canonical(void **state) 
 static void a_second_instruction_set_is_refused(void **state) {
     Backend *backend = *state, *other;
     bool is_avx2 = strstr(backend->kind, " avx2 ") != NULL;
-    BackendOptions same = {1, is_avx2 ? "avx2" : "avx512"};
-    BackendOptions changed = {1, is_avx2 ? "avx" : "avx2"};
+    BackendOptions same = {.workers = 1, .isa = is_avx2 ? "avx2" : "avx512"};
+    BackendOptions changed = {.workers = 1, .isa = is_avx2 ? "avx" : "avx2"};
     assert_ok(backend_open("cpu", &same, &other));
     assert_string_equal(other->kind, backend->kind);
     other->ops->close(other);
@@ -217,10 +218,38 @@ static void a_second_instruction_set_is_refused(void **state) {
     assert_null(other);
 }
 
+static void other_precisions_than_fp32_are_refused(void **state) {
+    (void)state;
+    static const char *const devices[] = {"cpu", "reference"};
+    for (int i = 0; i < 2; i++)
+        for (Precision p = PRECISION_TF32; p <= PRECISION_BF16; p++) {
+            Backend *other;
+            BackendOptions options = {.workers = 1, .precision = p};
+            assert_fails(backend_open(devices[i], &options, &other), STATUS_UNSUPPORTED,
+                         p == PRECISION_TF32 ? "tf32" : "bf16");
+            assert_null(other);
+        }
+}
+
+static void memory_is_counted_while_it_lives(void **state) {
+    Backend *backend = *state;
+    BackendMemory before, with, after;
+    void *memory;
+    backend->ops->memory(backend, &before);
+    assert_ok(backend->ops->allocate(backend, 1 << 20, &memory));
+    backend->ops->memory(backend, &with);
+    backend->ops->release(backend, memory);
+    backend->ops->memory(backend, &after);
+    assert_true(with.used - before.used >= 1 << 20);
+    assert_true(with.used - before.used < (1 << 20) + 4096);
+    assert_int_equal(after.used, before.used);
+    assert_true(with.total > with.free && with.free > 0);
+}
+
 static void an_unknown_instruction_set_is_refused(void **state) {
     (void)state;
     Backend *other;
-    BackendOptions unknown = {1, "avx1024"};
+    BackendOptions unknown = {.workers = 1, .isa = "avx1024"};
     assert_fails(backend_open("cpu", &unknown, &other), STATUS_UNSUPPORTED, "avx1024");
 }
 
@@ -276,7 +305,7 @@ static void child_checks_convolutions(Backend *backend, Backend *oracle) {
  * pin only once. */
 static void child_main(const char *isa, int pipe_end) {
     Backend *backend, *oracle;
-    BackendOptions options = {1, isa}, plain = {1, NULL};
+    BackendOptions options = {.workers = 1, .isa = isa}, plain = {.workers = 1};
     if (backend_open("cpu", &options, &backend) != STATUS_OK) _exit(77);
     if (backend_open("reference", &plain, &oracle) != STATUS_OK) _exit(2);
     char name[32];
@@ -354,6 +383,8 @@ int main(void) {
         cmocka_unit_test_prestate(activations_have_no_padding_and_images_stay_canonical,
                                   backend),
         cmocka_unit_test_prestate(a_second_instruction_set_is_refused, backend),
+        cmocka_unit_test_prestate(other_precisions_than_fp32_are_refused, backend),
+        cmocka_unit_test_prestate(memory_is_counted_while_it_lives, backend),
         cmocka_unit_test_prestate(an_unknown_instruction_set_is_refused, backend),
     };
     failed += cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include "src/core/tree.h"
 #include "src/model/model.h"
 #include "src/train/gradient.h"
+#include "src/train/residence.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -35,13 +36,13 @@ static void open_net(Net *net, const char *device, const char *arch, double drop
     graph_initialise(net->graph, 11);
     BackendOptions options = {.workers = workers};
     assert_ok(backend_open(device, &options, &net->backend));
-    Arena parameters = net->state->arenas[ARENA_PARAMETER];
-    assert_ok(net->backend->ops->parameters_changed(
-        net->backend, parameters.data, (int64_t)(parameters.bytes / sizeof(float))));
+    assert_ok(residence_open(net->state, net->backend));
+    assert_ok(residence_upload(net->state, net->backend));
     net->length = result_length(net->state);
 }
 
 static void close_net(Net *net) {
+    residence_close(net->state, net->backend);
     net->backend->ops->close(net->backend);
     state_destroy(net->state);
     free(net->graph);
@@ -106,6 +107,7 @@ static float *step_sum(Net *net, int64_t count, int shards, int ranks, int worke
     ShardBatch *all = make_shards(count, shards);
     Contribution *nodes = calloc((size_t)shards, sizeof *nodes);
     Workers *threads;
+    StepValues values = {.step = 17};
     assert_ok(workers_open(workers, &threads));
     for (int rank = 0; rank < ranks; rank++) {
         Reduction reduction = {.mine = shard_range(shards, rank, ranks),
@@ -127,14 +129,14 @@ static float *step_sum(Net *net, int64_t count, int shards, int ranks, int worke
                 node->present |= all[s].count > 0;
         }
         Gradient *gradient;
-        assert_ok(gradient_open(net->graph, net->state, net->backend, threads, &reduction,
-                                (count + shards - 1) / shards, &gradient));
+        assert_ok(gradient_open(net->graph, net->state, net->backend, threads, NULL,
+                                &reduction, (count + shards - 1) / shards, &gradient));
         Batch batch = {.count = count,
                        .shard_count = reduction.mine.count,
                        .shards = all + reduction.mine.first};
         /* twice: the second time all memory is used again */
         for (int repeat = 0; repeat < 2; repeat++)
-            assert_ok(gradient_compute(gradient, &batch, 3, 17, 0.1f));
+            assert_ok(gradient_compute(gradient, &batch, NULL, 3, &values, 0.1f));
         gradient_close(gradient);
     }
     float *sum = NULL, *copy = malloc((size_t)net->length * sizeof *copy);

@@ -143,7 +143,9 @@ static void addition_is_exactly_rounded_and_may_be_in_place(void **state) {
     }
 }
 
-static const Rng mask = {.seed = 42, .stream = RNG_DROPOUT | 3 << 8, .time = 17};
+enum { STEP = 17 };
+static const Rng mask = {.seed = 42, .stream = RNG_DROPOUT | 3 << 8, .time = STEP};
+static const Rng layer = {.seed = 42, .stream = RNG_DROPOUT | 3 << 8};
 
 static void dropout_keeps_what_the_random_function_says(void **state) {
     Backend *backend = *state;
@@ -161,9 +163,11 @@ static void dropout_keeps_what_the_random_function_says(void **state) {
             }
             Tensor tx = ops_activation_of(backend, shape, x),
                    y = ops_activation(backend, shape);
-            assert_ok(backend->ops->dropout(backend, 0, mask, 1000, rates[r], &y, &tx));
+            assert_ok(backend->ops->dropout(backend, 0, layer, ops_step(backend, STEP),
+                                            1000, rates[r], &y, &tx));
             ops_assert_near("y", ops_get(backend, &y), want, count, 0);
-            assert_ok(backend->ops->dropout(backend, 1, mask, 1000, rates[r], &tx, &tx));
+            assert_ok(backend->ops->dropout(backend, 1, layer, ops_step(backend, STEP),
+                                            1000, rates[r], &tx, &tx));
             ops_assert_near("y in place", ops_get(backend, &tx), want, count, 0);
             ops_release_all(NULL);
         }
@@ -174,7 +178,8 @@ static void an_element_whose_number_equals_the_rate_is_kept(void **state) {
     const float x[] = {1, 1, 1, 1, 1, 1};
     float rate = rng_uniform(mask, 8, 2);
     Tensor y = ops_activation_of(backend, tensor_2d(NULL, 2, 3), x);
-    assert_ok(backend->ops->dropout(backend, 0, mask, 7, rate, &y, &y));
+    assert_ok(
+        backend->ops->dropout(backend, 0, layer, ops_step(backend, STEP), 7, rate, &y, &y));
     assert_true(ops_get(backend, &y)[5] > 1);
 }
 
@@ -182,7 +187,8 @@ static void dropout_of_rate_zero_changes_nothing(void **state) {
     Backend *backend = *state;
     const float *x = ops_random(33, 1);
     Tensor y = ops_activation_of(backend, tensor_2d(NULL, 3, 11), x);
-    assert_ok(backend->ops->dropout(backend, 0, mask, 0, 0.0f, &y, &y));
+    assert_ok(
+        backend->ops->dropout(backend, 0, layer, ops_step(backend, STEP), 0, 0.0f, &y, &y));
     ops_assert_bits("y", ops_get(backend, &y), x, 33);
 }
 
@@ -193,7 +199,8 @@ static void dropout_drops_its_rate_of_many(void **state) {
     for (int i = 0; i < COUNT; i++)
         x[i] = 1;
     Tensor y = ops_activation_of(backend, tensor_2d(NULL, 40, COUNT / 40), x);
-    assert_ok(backend->ops->dropout(backend, 0, mask, 0, 0.3f, &y, &y));
+    assert_ok(
+        backend->ops->dropout(backend, 0, layer, ops_step(backend, STEP), 0, 0.3f, &y, &y));
     const float *got = ops_get(backend, &y);
     int dropped = 0;
     for (int i = 0; i < COUNT; i++)

@@ -18,6 +18,17 @@ static float *host_of(Backend *backend, const float *device, int64_t count) {
     return host;
 }
 
+/* A verdict that lets everything pass. */
+static const StepVerdict *good(Backend *backend, float gradient_scale) {
+    StepVerdict verdict = {.gradient_scale = gradient_scale};
+    return ops_placed(backend, &verdict, sizeof verdict);
+}
+
+static const StepVerdict *refusal(Backend *backend) {
+    StepVerdict verdict = {.gradient_scale = 1, .refused = 1};
+    return ops_placed(backend, &verdict, sizeof verdict);
+}
+
 static void accumulation_adds_each_element(void **state) {
     Backend *backend = *state;
     const float *x = ops_random(COUNT, 1), *y = ops_random(COUNT, 2);
@@ -34,34 +45,56 @@ static void blending_moves_running_statistics(void **state) {
     Backend *backend = *state;
     const float *x = ops_random(COUNT, 1), *y = ops_random(COUNT, 2);
     float *dx = device_of(backend, x, COUNT), *dy = device_of(backend, y, COUNT);
-    assert_ok(backend->ops->blend(backend, 0, dy, dx, COUNT, 0.1f, 0.25f));
+    assert_ok(
+        backend->ops->blend(backend, 0, dy, dx, COUNT, 0.1f, 0.25f, good(backend, 1)));
     float *want = ops_host(COUNT);
     for (int i = 0; i < COUNT; i++)
         want[i] = (float)(0.9 * (double)y[i] + 0.1 * 0.25 * (double)x[i]);
-    ops_assert_near("y", host_of(backend, dy, COUNT), want, COUNT, 2e-7);
+    const float *got = host_of(backend, dy, COUNT);
+    ops_assert_near("y", got, want, COUNT, 2e-7);
+    assert_ok(
+        backend->ops->blend(backend, 0, dy, dx, COUNT, 0.1f, 0.25f, refusal(backend)));
+    ops_assert_bits("y after a refused step", host_of(backend, dy, COUNT), got, COUNT);
+}
+
+static double sum_of(Backend *backend, int worker, const float *x, int64_t count) {
+    double *sums = ops_memory(backend, sizeof *sums), sum = 0;
+    float *device = device_of(backend, x, count);
+    assert_ok(backend->ops->sum_squares(backend, worker, device, count, count + 16, sums));
+    if (count > 0) ops_fetched(backend, &sum, sums, sizeof sum);
+    return sum;
 }
 
 static void the_sum_of_squares_is_that_of_double_arithmetic(void **state) {
     Backend *backend = *state;
     for (int64_t count = 0; count <= COUNT; count += 16 * 11) {
         const float *x = ops_random(COUNT, 1);
-        double want = ops_dot(x, x, count), got = -1, again = -2;
-        float *device = device_of(backend, x, COUNT);
-        assert_ok(backend->ops->sum_squares(backend, 0, device, count, &got));
-        assert_ok(backend->ops->sum_squares(backend, 1, device, count, &again));
+        double want = ops_dot(x, x, count);
+        double got = sum_of(backend, 0, x, count), again = sum_of(backend, 1, x, count);
         assert_true(fabs(got - want) <= 1e-13 * want);
         assert_memory_equal(&got, &again, sizeof got);
+    }
+}
+
+static void sums_of_squares_of_many_chunks_are_those_of_each_alone(void **state) {
+    Backend *backend = *state;
+    enum { CHUNK = 16 * 10, CHUNKS = (COUNT + CHUNK - 1) / CHUNK };
+    const float *x = ops_random(COUNT, 1);
+    double got[CHUNKS], *sums = ops_memory(backend, sizeof got);
+    assert_ok(backend->ops->sum_squares(backend, 0, device_of(backend, x, COUNT), COUNT,
+                                        CHUNK, sums));
+    ops_fetched(backend, got, sums, sizeof got);
+    for (int i = 0; i < CHUNKS; i++) {
+        int64_t left = COUNT - i * CHUNK;
+        double want = sum_of(backend, 1, x + i * CHUNK, left < CHUNK ? left : CHUNK);
+        assert_memory_equal(&got[i], &want, sizeof want);
     }
 }
 
 static void the_sum_of_squares_has_the_bits_of_the_reference(void **state) {
     Backend *backend = *state;
     const float *x = ops_random(COUNT, 1);
-    double got, want;
-    assert_ok(
-        backend->ops->sum_squares(backend, 0, device_of(backend, x, COUNT), COUNT, &got));
-    assert_ok(ops_oracle->ops->sum_squares(ops_oracle, 0, device_of(ops_oracle, x, COUNT),
-                                           COUNT, &want));
+    double got = sum_of(backend, 0, x, COUNT), want = sum_of(ops_oracle, 0, x, COUNT);
     assert_memory_equal(&got, &want, sizeof got);
 }
 
@@ -69,20 +102,59 @@ static void
 the_sum_of_squares_neither_overflows_nor_hides_what_is_not_finite(void **state) {
     Backend *backend = *state;
     float x[32] = {0};
-    double got;
     for (int i = 0; i < 32; i++)
         x[i] = 1e38f;
-    assert_ok(backend->ops->sum_squares(backend, 0, device_of(backend, x, 32), 32, &got));
+    double got = sum_of(backend, 0, x, 32);
     assert_true(fabs(got / (32 * (double)1e38f * (double)1e38f) - 1) < 1e-14);
     const float wrong[] = {NAN, INFINITY, -INFINITY};
     for (int k = 0; k < 3; k++)
         for (int at = 0; at < 32; at += 31) {
             memset(x, 0, sizeof x);
             x[at] = wrong[k];
-            assert_ok(
-                backend->ops->sum_squares(backend, 0, device_of(backend, x, 32), 32, &got));
-            assert_true(!isfinite(got));
+            assert_true(!isfinite(sum_of(backend, 0, x, 32)));
         }
+}
+
+/* ---- the verdict */
+
+static StepVerdict judged(Backend *backend, const double *sums, int64_t chunks, double clip,
+                          float loss) {
+    float metrics[METRICS] = {[METRIC_LOSS] = loss, [METRIC_CORRECT] = 7};
+    StepVerdict verdict, *device = ops_memory(backend, sizeof verdict);
+    assert_ok(backend->ops->judge(
+        backend, 0, ops_placed(backend, sums, (size_t)chunks * sizeof *sums), chunks, clip,
+        ops_placed(backend, metrics, sizeof metrics), device));
+    ops_fetched(backend, &verdict, device, sizeof verdict);
+    return verdict;
+}
+
+/* Added one after the other, or in another tree, these sums give 1e16 or 1e16 + 2. */
+static void a_norm_is_the_root_of_the_tree_over_its_chunks(void **state) {
+    const double sums[] = {1e16, 1, 1, 1, 1};
+    volatile double left = sums[0] + sums[1], right = sums[2] + sums[3];
+    volatile double four = left + right, all = four + sums[4];
+    StepVerdict verdict = judged(*state, sums, 5, 0, 3.5f);
+    double want = sqrt(all);
+    assert_memory_equal(&verdict.norm, &want, sizeof want);
+    assert_true(verdict.loss == 3.5f && verdict.correct == 7);
+    assert_true(verdict.gradient_scale == 1 && verdict.refused == 0);
+}
+
+static void a_gradient_is_clipped_where_it_is_longer_than_allowed(void **state) {
+    const double sums[] = {9, 16};
+    assert_true(judged(*state, sums, 2, 5, 1).gradient_scale == 1);
+    assert_true(judged(*state, sums, 2, 0, 1).gradient_scale == 1);
+    assert_true(judged(*state, sums, 2, 2.5, 1).gradient_scale ==
+                (float)(2.5 / (5 + 1e-6)));
+}
+
+static void a_loss_or_a_norm_that_is_not_finite_is_refused(void **state) {
+    const double fine[] = {1, 2}, endless[] = {1, INFINITY}, nowhere[] = {NAN, 1};
+    assert_int_equal(judged(*state, fine, 2, 1, 1).refused, 0);
+    assert_int_equal(judged(*state, endless, 2, 1, 1).refused, 1);
+    assert_int_equal(judged(*state, nowhere, 2, 0, 1).refused, 1);
+    assert_int_equal(judged(*state, fine, 2, 1, NAN).refused, 1);
+    assert_int_equal(judged(*state, fine, 2, 1, -INFINITY).refused, 1);
 }
 
 /* ---- optimizers */
@@ -90,46 +162,30 @@ the_sum_of_squares_neither_overflows_nor_hides_what_is_not_finite(void **state) 
 typedef struct {
     const char *name;
     bool adam, has_momentum;
-    OptimizerPass pass; /* rates; the pointers are set by the run */
+    float lr, gradient_scale, weight_decay;
+    OptimizerPass pass; /* constants; the pointers are set by the run */
 } Case;
 
 static const Case cases[] = {
-    {"sgd", false, false, {.lr = 0.1f, .gradient_scale = 1}},
-    {"sgd, decay, clipped",
-     false,
-     false,
-     {.lr = 0.1f, .gradient_scale = 0.37f, .weight_decay = 0.01f}},
-    {"momentum",
-     false,
-     true,
-     {.lr = 0.1f, .gradient_scale = 1, .weight_decay = 5e-4f, .momentum = 0.9f}},
-    {"nesterov",
-     false,
-     true,
-     {.lr = 0.1f, .gradient_scale = 0.5f, .momentum = 0.9f, .nesterov = true}},
-    {"adam",
-     true,
-     true,
-     {.lr = 1e-2f, .gradient_scale = 1, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8f}},
+    {"sgd", false, false, 0.1f, 1, 0, {.nesterov = false}},
+    {"sgd, decay, clipped", false, false, 0.1f, 0.37f, 0.01f, {.nesterov = false}},
+    {"momentum", false, true, 0.1f, 1, 5e-4f, {.momentum = 0.9f}},
+    {"nesterov", false, true, 0.1f, 0.5f, 0, {.momentum = 0.9f, .nesterov = true}},
+    {"adam", true, true, 1e-2f, 1, 0, {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8f}},
     {"adam, decay",
      true,
      true,
-     {.lr = 1e-2f,
-      .gradient_scale = 0.5f,
-      .weight_decay = 0.1f,
-      .beta1 = 0.9,
-      .beta2 = 0.999,
-      .epsilon = 1e-6f}},
+     1e-2f,
+     0.5f,
+     0.1f,
+     {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-6f}},
     {"adamw",
      true,
      true,
-     {.lr = 1e-2f,
-      .gradient_scale = 1,
-      .weight_decay = 0.1f,
-      .beta1 = 0.8,
-      .beta2 = 0.99,
-      .epsilon = 1e-8f,
-      .decoupled = true}},
+     1e-2f,
+     1,
+     0.1f,
+     {.beta1 = 0.8, .beta2 = 0.99, .epsilon = 1e-8f, .decoupled = true}},
 };
 enum { CASES = sizeof cases / sizeof *cases, STEPS = 5 };
 
@@ -137,37 +193,31 @@ typedef struct {
     float *w, *m, *v; /* host */
 } Result;
 
-static Status step_of(Backend *backend, const Case *c, const OptimizerPass *pass,
-                      int worker) {
-    return c->adam ? backend->ops->adam(backend, worker, pass)
-                   : backend->ops->sgd(backend, worker, pass);
+static Status step_of(Backend *backend, const Case *c, int worker,
+                      const OptimizerPass *pass, const OptimizerPiece *pieces, int count) {
+    return c->adam ? backend->ops->adam(backend, worker, pass, pieces, count)
+                   : backend->ops->sgd(backend, worker, pass, pieces, count);
 }
 
-static OptimizerPass part_of(const OptimizerPass *pass, int64_t first, int64_t end) {
-    OptimizerPass part = *pass;
-    part.w += first;
-    part.g += first;
-    if (part.m != NULL) part.m += first;
-    if (part.v != NULL) part.v += first;
-    part.count = end - first;
-    return part;
-}
-
-/* STEPS steps of one optimizer; with `split`, each in two passes by two workers. */
+/* STEPS steps of one optimizer; with `split`, each in two pieces by two workers. */
 static Result run(Backend *backend, const Case *c, int64_t split) {
     const float *zero = ops_host(COUNT);
     OptimizerPass pass = c->pass;
     pass.w = device_of(backend, ops_random(COUNT, 1), COUNT);
     pass.m = c->has_momentum ? device_of(backend, zero, COUNT) : NULL;
     pass.v = c->adam ? device_of(backend, zero, COUNT) : NULL;
-    pass.count = COUNT;
+    pass.verdict = good(backend, c->gradient_scale);
+    const OptimizerPiece pieces[] = {{0, split, c->weight_decay},
+                                     {split, COUNT - split, c->weight_decay}};
+    const OptimizerPiece *device = ops_placed(backend, pieces, sizeof pieces);
     for (int step = 1; step <= STEPS; step++) {
+        StepValues values = {.lr = c->lr,
+                             .correction1 = (float)(1 - pow(pass.beta1, step)),
+                             .correction2_sqrt = (float)sqrt(1 - pow(pass.beta2, step))};
+        pass.values = ops_placed(backend, &values, sizeof values);
         pass.g = device_of(backend, ops_random(COUNT, 10 + (uint32_t)step), COUNT);
-        pass.correction1 = (float)(1 - pow(pass.beta1, step));
-        pass.correction2_sqrt = (float)sqrt(1 - pow(pass.beta2, step));
-        OptimizerPass low = part_of(&pass, 0, split), high = part_of(&pass, split, COUNT);
-        assert_ok(step_of(backend, c, &high, 1));
-        assert_ok(step_of(backend, c, &low, 0));
+        assert_ok(step_of(backend, c, 1, &pass, device + 1, 1));
+        if (split > 0) assert_ok(step_of(backend, c, 0, &pass, device, 1));
         assert_ok(backend->ops->finish(backend, 0));
         assert_ok(backend->ops->finish(backend, 1));
     }
@@ -181,10 +231,10 @@ static Result run(Backend *backend, const Case *c, int64_t split) {
 static double trained(const Case *c, int64_t at, const float *w0, float *const g[STEPS],
                       double *second_moment) {
     const OptimizerPass *p = &c->pass;
-    double w = (double)w0[at], m = 0, v = 0, lr = (double)p->lr;
-    double decay = (double)p->weight_decay, mu = (double)p->momentum;
+    double w = (double)w0[at], m = 0, v = 0, lr = (double)c->lr;
+    double decay = (double)c->weight_decay, mu = (double)p->momentum;
     for (int step = 1; step <= STEPS; step++) {
-        double gradient = (double)g[step - 1][at] * (double)p->gradient_scale;
+        double gradient = (double)g[step - 1][at] * (double)c->gradient_scale;
         if (p->decoupled)
             w -= lr * decay * w;
         else
@@ -248,16 +298,84 @@ static void optimizers_have_the_bits_of_the_reference(void **state) {
     }
 }
 
+/* Many pieces at once, some with decay, some left out: each element as if its piece were alone. */
+static void many_pieces_in_one_pass_are_those_passes_one_by_one(void **state) {
+    Backend *backend = *state;
+    const OptimizerPiece pieces[] = {
+        {0, 16, 0}, {16, 16 * 40, 0.1f}, {16 * 41, 32, 0}, {16 * 50, 16 * 17, 0.01f}};
+    enum { PIECES = sizeof pieces / sizeof *pieces };
+    for (int i = 0; i < CASES; i++) {
+        const Case *c = &cases[i];
+        StepValues values = {.lr = c->lr, .correction1 = 0.1f, .correction2_sqrt = 0.03f};
+        float *got[2][3] = {{NULL}};
+        for (int way = 0; way < 2; way++) {
+            OptimizerPass pass = c->pass;
+            pass.w = device_of(backend, ops_random(COUNT, 1), COUNT);
+            pass.m =
+                c->has_momentum ? device_of(backend, ops_random(COUNT, 2), COUNT) : NULL;
+            pass.v = c->adam ? device_of(backend, ops_random(COUNT, 3), COUNT) : NULL;
+            pass.g = device_of(backend, ops_random(COUNT, 4), COUNT);
+            pass.verdict = good(backend, c->gradient_scale);
+            pass.values = ops_placed(backend, &values, sizeof values);
+            const OptimizerPiece *device = ops_placed(backend, pieces, sizeof pieces);
+            if (way == 0) assert_ok(step_of(backend, c, 0, &pass, device, PIECES));
+            for (int k = 0; way == 1 && k < PIECES; k++)
+                assert_ok(step_of(backend, c, 0, &pass, device + k, 1));
+            got[way][0] = host_of(backend, pass.w, COUNT);
+            if (c->has_momentum) got[way][1] = host_of(backend, pass.m, COUNT);
+            if (c->adam) got[way][2] = host_of(backend, pass.v, COUNT);
+        }
+        for (int k = 0; k < 3; k++)
+            if (got[0][k] != NULL) ops_assert_bits(c->name, got[0][k], got[1][k], COUNT);
+        const float *before = ops_random(COUNT, 1);
+        ops_assert_bits("between pieces", got[0][0] + 16 * 43, before + 16 * 43, 16 * 7);
+        assert_memory_not_equal(got[0][0] + 16 * 50, before + 16 * 50, 16 * 17);
+        ops_release_all(NULL);
+    }
+}
+
+static void a_refused_step_changes_nothing(void **state) {
+    Backend *backend = *state;
+    const OptimizerPiece piece = {0, COUNT, 0.1f};
+    for (int i = 0; i < CASES; i++) {
+        const Case *c = &cases[i];
+        StepValues values = {.lr = 1, .correction1 = 1, .correction2_sqrt = 1};
+        OptimizerPass pass = c->pass;
+        const float *first[] = {ops_random(COUNT, 1), ops_random(COUNT, 2),
+                                ops_random(COUNT, 3)};
+        pass.w = device_of(backend, first[0], COUNT);
+        pass.m = c->has_momentum ? device_of(backend, first[1], COUNT) : NULL;
+        pass.v = c->adam ? device_of(backend, first[2], COUNT) : NULL;
+        pass.g = device_of(backend, ops_random(COUNT, 4), COUNT);
+        pass.verdict = refusal(backend);
+        pass.values = ops_placed(backend, &values, sizeof values);
+        assert_ok(
+            step_of(backend, c, 0, &pass, ops_placed(backend, &piece, sizeof piece), 1));
+        ops_assert_bits(c->name, host_of(backend, pass.w, COUNT), first[0], COUNT);
+        if (c->has_momentum)
+            ops_assert_bits(c->name, host_of(backend, pass.m, COUNT), first[1], COUNT);
+        if (c->adam)
+            ops_assert_bits(c->name, host_of(backend, pass.v, COUNT), first[2], COUNT);
+        ops_release_all(NULL);
+    }
+}
+
 int main(void) {
     const OpsTest tests[] = {
         OPS_TEST(accumulation_adds_each_element),
         OPS_TEST(blending_moves_running_statistics),
         OPS_TEST(the_sum_of_squares_is_that_of_double_arithmetic),
+        OPS_TEST(sums_of_squares_of_many_chunks_are_those_of_each_alone),
         OPS_TEST(the_sum_of_squares_has_the_bits_of_the_reference),
         OPS_TEST(the_sum_of_squares_neither_overflows_nor_hides_what_is_not_finite),
+        OPS_TEST(a_norm_is_the_root_of_the_tree_over_its_chunks),
+        OPS_TEST(a_gradient_is_clipped_where_it_is_longer_than_allowed),
+        OPS_TEST(a_loss_or_a_norm_that_is_not_finite_is_refused),
         OPS_TEST(optimizers_follow_the_formulas_of_pytorch),
         OPS_TEST(optimizers_do_not_care_where_a_range_is_split),
         OPS_TEST(optimizers_have_the_bits_of_the_reference),
+        OPS_TEST(many_pieces_in_one_pass_are_those_passes_one_by_one),
+        OPS_TEST(a_refused_step_changes_nothing),
     };
     return ops_main(tests, sizeof tests / sizeof *tests);
 }

@@ -213,16 +213,19 @@ static Status run_add(void) {
 
 static Status run_dropout(void) {
     Tensor x, y, dy, dx;
-    Rng rng = rng_at((uint64_t)option("seed", 0), RNG_DROPOUT, (uint32_t)option("layer", 0),
-                     (uint32_t)option("step", 0));
+    Rng rng =
+        rng_at((uint64_t)option("seed", 0), RNG_DROPOUT, (uint32_t)option("layer", 0), 0);
+    StepValues step = {.step = (uint32_t)option("step", 0)}, *values;
     uint32_t sample = (uint32_t)option("sample", 0);
     float rate = (float)option("rate", 0.5);
     TRY(read_activation("x", &x));
     TRY(read_activation("dy", &dy));
     TRY(new_activation(&x, &y));
     TRY(new_activation(&x, &dx));
-    TRY(ops->dropout(backend, 0, rng, sample, rate, &y, &x));
-    TRY(ops->dropout(backend, 0, rng, sample, rate, &dx, &dy));
+    TRY(ops->allocate(backend, sizeof *values, (void **)&values));
+    TRY(ops->copy_in(backend, values, &step, sizeof step));
+    TRY(ops->dropout(backend, 0, rng, values, sample, rate, &y, &x));
+    TRY(ops->dropout(backend, 0, rng, values, sample, rate, &dx, &dy));
     TRY(write_output("y", &y));
     return write_output("dx", &dx);
 }

@@ -1,6 +1,7 @@
 /* The run's own optimizer and schedule on parameters and gradients that come from outside. */
 #include "src/train/optimizer.h"
 
+#include "src/train/residence.h"
 #include "src/train/schedule.h"
 #include "tests/parity/driver.h"
 #include "tests/parity/records.h"
@@ -37,6 +38,34 @@ static Status declare_parameters(const Config *config, State *state, int *count)
     return STATUS_OK;
 }
 
+/* One step on the device; the parameters are then on the host. */
+static Status run_step(Optimizer *optimizer, State *state, Backend *backend,
+                       const StepValues *host_values, const float *host_gradient,
+                       double *norm) {
+    const BackendOps *ops = backend->ops;
+    size_t bytes = state->arenas[ARENA_PARAMETER].bytes;
+    float *gradient, *metrics;
+    StepValues *values;
+    StepVerdict *verdict, told;
+    TRY(ops->allocate(backend, bytes, (void **)&gradient));
+    TRY(ops->allocate(backend, METRICS * sizeof *metrics, (void **)&metrics));
+    TRY(ops->allocate(backend, sizeof *values, (void **)&values));
+    TRY(ops->allocate(backend, sizeof *verdict, (void **)&verdict));
+    TRY(ops->copy_in(backend, gradient, host_gradient, bytes));
+    TRY(ops->copy_in(backend, values, host_values, sizeof *values));
+    TRY(ops->zero(backend, 0, metrics, METRICS * sizeof *metrics));
+    TRY(optimizer_judge(optimizer, gradient, metrics, verdict));
+    TRY(optimizer_apply(optimizer, gradient, values, verdict));
+    TRY(ops->copy_out(backend, &told, verdict, sizeof told));
+    *norm = told.norm;
+    TRY(residence_fetch(state, backend));
+    TRY(residence_fetched(state, backend));
+    void *all[] = {gradient, metrics, values, verdict};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        ops->release(backend, all[i]);
+    return STATUS_OK;
+}
+
 static void write_parameters(const State *state, int count, int step, double norm) {
     char name[RECORD_NAME];
     for (int i = 0; i < count; i++) {
@@ -61,12 +90,13 @@ Status optimizer_run(const char *device, const char *config_path) {
     Workers *workers;
     Optimizer *optimizer;
     TRY(backend_open(device, &two, &backend));
-    TRY(workers_open(2, &workers));
+    TRY(workers_open(backend->workers, &workers));
+    TRY(residence_open(state, backend));
+    TRY(residence_upload(state, backend));
     TRY(optimizer_open(&config, state, backend, workers, &optimizer));
     size_t bytes = state->arenas[ARENA_PARAMETER].bytes;
-    float *gradient;
-    TRY(backend->ops->allocate(backend, bytes, (void **)&gradient));
-    memset(gradient, 0, bytes);
+    float *gradient = calloc(1, bytes);
+    if (gradient == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for a gradient");
     int steps = (int)option("steps", 1);
     Horizon horizon = {.total_steps = steps, .steps_per_epoch = steps};
     for (int step = 0; step < steps; step++) {
@@ -78,9 +108,9 @@ Status optimizer_run(const char *device, const char *config_path) {
                    state->entries[i].bytes);
         }
         double norm;
-        TRY(optimizer_norm(optimizer, gradient, &norm));
-        TRY(optimizer_apply(optimizer, gradient, norm, step,
-                            schedule_rate(&config, horizon, step)));
+        StepValues values =
+            optimizer_values(&config, step, schedule_rate(&config, horizon, step));
+        TRY(run_step(optimizer, state, backend, &values, gradient, &norm));
         write_parameters(state, count, step, norm);
     }
     return STATUS_OK;

@@ -455,8 +455,8 @@ static void keys_that_contradict_each_other_are_refused(void **state) {
     assert_fails(load(DATA "model: {arch: mlp}\n", &c), STATUS_USAGE, "model.widths");
     assert_fails(load(DATA "schedule: {kind: step}\n", &c), STATUS_USAGE,
                  "schedule.step_size");
-    assert_fails(load(DATA "train: {precision: bf16}\n", &c), STATUS_UNSUPPORTED,
-                 "train.precision: found bf16");
+    assert_fails(load(DATA "train: {precision: fp16}\n", &c), STATUS_USAGE,
+                 "fp32, tf32, bf16");
 }
 
 /* ---- writing and identity */
