@@ -39,6 +39,10 @@ void log_set_line_hooks(void (*before)(void), void (*after)(void)) {
     after_line = after;
 }
 
+bool log_reports(void) {
+    return my_rank <= 0;
+}
+
 void log_line(LogLevel level, const char *format, ...) {
     if (level > my_level) return;
     static const char *const colours[] = {"\033[31m", "\033[33m", "", "\033[2m"};

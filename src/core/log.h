@@ -2,6 +2,8 @@
  * every rank may report its own trouble. */
 #pragma once
 
+#include <stdbool.h>
+
 typedef enum { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } LogLevel;
 
 /* Sets the identity that lines carry and reads the level from REKINDLE_LOG
@@ -17,6 +19,9 @@ void log_set_level(LogLevel level);
 /* Hooks that surround every line: the live progress line hides itself and comes back.
  * NULL for none. Ranks: local */
 void log_set_line_hooks(void (*before)(void), void (*after)(void));
+
+/* Whether this process reports what all ranks do alike: rank 0, or outside of a launch. */
+bool log_reports(void);
 
 void log_line(LogLevel level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
