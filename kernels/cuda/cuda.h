@@ -26,6 +26,8 @@ typedef struct CudaWeights
     CudaWeights;                    /* weights.c: parameters as the libraries want them */
 typedef struct CudaPlans CudaPlans; /* plans.c: how products and convolutions are made */
 typedef struct CudaRecordings CudaRecordings; /* repeat.c */
+typedef struct CudaMemory CudaMemory;         /* memory.c: what is allocated */
+typedef struct CudaTransfers CudaTransfers;   /* transfer.c: pinned memory for copies */
 
 typedef struct {
     Backend base;
@@ -34,9 +36,15 @@ typedef struct {
     double patience_s;
     VendorQueue *work, *copies;
     VendorEvent *work_done,
-        *fetch_done; /* the newest fetch waits for one and ends with the other */
+        *fetch_done;     /* the newest fetch waits for one and ends with the other */
+    VendorEvent *waited; /* what cuda_wait records and asks about */
+    const char
+        *doing; /* the newest work given that is worth a name: for the watchdog's text */
     bool fetching;
-    bool recording; /* between capture's begin and end: nothing may be allocated */
+    bool
+        recording; /* between capture's begin and end: nothing may be allocated or waited for */
+    CudaMemory *memory;
+    CudaTransfers *transfers;
     CudaWeights *weights;
     CudaPlans *plans;
     CudaRecordings *recordings;
