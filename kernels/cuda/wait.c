@@ -41,7 +41,8 @@ Status cuda_wait_event(Cuda *cuda, VendorEvent *event) {
             TRY(cuda->peers(cuda->peers_context));
             asked = now;
         }
-        if (!patient)
+        if (!patient) {
+            cuda->hung = true;
             return FAIL(
                 STATUS_WATCHDOG,
                 "look for the device's errors in the kernel log (Xid); where ranks "
@@ -50,6 +51,7 @@ Status cuda_wait_event(Cuda *cuda, VendorEvent *event) {
                 "the device %s has not finished within %g s; it was last given %s",
                 cuda->device.name, cuda->patience_s,
                 cuda->doing != NULL ? cuda->doing : "nothing that has a name");
+        }
         rest(now - begin);
     }
 }
