@@ -40,6 +40,7 @@ typedef struct {
     VendorEvent *waited; /* what cuda_wait records and asks about */
     const char
         *doing; /* the newest work given that is worth a name: for the watchdog's text */
+    bool hung;  /* the host gave up waiting: nothing that waits may be called any more */
     bool fetching;
     bool
         recording; /* between capture's begin and end: nothing may be allocated or waited for */
