@@ -45,8 +45,11 @@ Status cuda_fetch_finish(Backend *self);
 /* ---- repeat.c */
 Status cuda_recordings_open(Cuda *cuda);
 void cuda_recordings_close(Cuda *cuda);
-/* Forgets the recordings made after `moment`: they may name what was there then and is no more. 0: all. */
+/* Forgets the recordings made after `moment`: they may name what was there then and is no more. Nothing
+ * that was given may still be under way. */
 void cuda_recordings_drop(Cuda *cuda, uint64_t moment);
+/* Forgets all recordings, once what was given is done. Errors: as cuda_wait */
+Status cuda_recordings_renew(Cuda *cuda);
 Status cuda_repeat(Backend *self, uint64_t key, Status (*body)(void *context),
                    void *context);
 

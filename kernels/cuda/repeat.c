@@ -59,6 +59,16 @@ void cuda_recordings_drop(Cuda *cuda, uint64_t moment) {
     }
 }
 
+/* A graph that still runs is not destroyed. */
+Status cuda_recordings_renew(Cuda *cuda) {
+    bool any = false;
+    for (int i = 0; i < cuda->recordings->count; i++)
+        any = any || cuda->recordings->items[i].graph != NULL;
+    if (any) TRY(cuda_wait(cuda, cuda->work));
+    cuda_recordings_drop(cuda, 0);
+    return STATUS_OK;
+}
+
 static Recording *find(CudaRecordings *self, uint64_t key) {
     for (int i = 0; i < self->count; i++)
         if (self->items[i].key == key) return &self->items[i];
@@ -66,16 +76,18 @@ static Recording *find(CudaRecordings *self, uint64_t key) {
 }
 
 /* Remembers that the key has had its first run. */
-static void note(Cuda *cuda, uint64_t key) {
+static Status note(Cuda *cuda, uint64_t key) {
     CudaRecordings *self = cuda->recordings;
     if (self->count == RECORDINGS) {
         int oldest = 0;
         for (int i = 1; i < self->count; i++)
             if (self->items[i].used < self->items[oldest].used) oldest = i;
+        if (self->items[oldest].graph != NULL) TRY(cuda_wait(cuda, cuda->work));
         drop(self, oldest);
     }
     self->items[self->count++] =
         (Recording){.key = key, .used = ++self->uses, .moment = cuda_memory_moment(cuda)};
+    return STATUS_OK;
 }
 
 /* Lets body's work be recorded. *ran: the body's own result; the returned failure is of the recording. */
@@ -123,8 +135,7 @@ static Status run(Cuda *cuda, uint64_t key, Status (*body)(void *context), void 
     Recording *recording = find(self, key);
     if (recording == NULL) {
         TRY(body(context));
-        note(cuda, key);
-        return STATUS_OK;
+        return note(cuda, key);
     }
     recording->used = ++self->uses;
     if (recording->plain) return body(context);

@@ -73,8 +73,7 @@ static Status add(Cuda *cuda, Weight weight, const void **out) {
     self->items[self->count++] = weight;
     *out = weight.copy;
     /* a recorded update does not make this copy anew: it has to be recorded again */
-    cuda_recordings_drop(cuda, 0);
-    return STATUS_OK;
+    return cuda_recordings_renew(cuda);
 }
 
 Status cuda_weights_of(Cuda *cuda, const Tensor *w, const void **out) {
