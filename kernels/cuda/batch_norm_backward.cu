@@ -1,0 +1,156 @@
+/* Batch norm's gradients: with dz = dy·[y > 0],
+ *   dbeta = Σ dz,   dgamma = Σ dz · (x − mean) · inverse_std,   dresidual = dz,
+ *   dx = gamma·inverse_std · (dz − dbeta/count − x̂·dgamma/count). */
+#include "launch.h"
+
+#include "kernels/cuda/batch_norm.cuh"
+
+/* dz of the elements from index `at` on; y is NULL where no relu followed. */
+template <typename T, int WIDTH>
+DEVICE void relu_gradient(float (&dz)[WIDTH], const T *dy, const T *y, int64_t at) {
+    lanes_load<WIDTH>(dz, dy + at);
+    if (y == nullptr) return;
+    float above[WIDTH];
+    lanes_load<WIDTH>(above, y + at);
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++)
+        dz[i] = element_relu_gradient(dz[i], above[i]);
+}
+
+template <typename T, int WIDE> struct GradientTerms {
+    enum { VALUES = 2, WIDTH = WIDE };
+    const T *dy, *y, *x;
+    const float *mean;
+    DEVICE void begin(const GradientTerms &self, float (&mean)[WIDE], int64_t column) {
+        lanes_load<WIDE>(mean, self.mean + column);
+    }
+    DEVICE void add(const GradientTerms &self, double (&sums)[2][WIDE],
+                    const float (&mean)[WIDE], int64_t at) {
+        float dz[WIDE], x[WIDE];
+        relu_gradient<T, WIDE>(dz, self.dy, self.y, at);
+        lanes_load<WIDE>(x, self.x + at);
+#pragma unroll
+        for (int i = 0; i < WIDE; i++) {
+            double away = (double)x[i] - (double)mean[i];
+            sums[0][i] += (double)dz[i];
+            sums[1][i] = __builtin_fma((double)dz[i], away, sums[1][i]);
+        }
+    }
+};
+
+struct GradientTotals {
+    enum { VALUES = 2 };
+    double count;
+    const float *inverse_std;
+    float *dgamma, *dbeta, *mean_dgamma, *mean_dbeta;
+    DEVICE void store(const GradientTotals &self, int64_t column,
+                      const double (&totals)[2]) {
+        double product = totals[1] * (double)self.inverse_std[column];
+        self.dbeta[column] = (float)totals[0];
+        self.dgamma[column] = (float)product;
+        self.mean_dbeta[column] = (float)(totals[0] / self.count);
+        self.mean_dgamma[column] = (float)(product / self.count);
+    }
+};
+
+template <typename T> struct Gradient {
+    T *dx, *dresidual; /* dx may be dy; dresidual may be NULL */
+    const T *dy, *y, *x;
+    const float *gamma, *mean, *inverse_std, *mean_dgamma, *mean_dbeta;
+};
+
+template <typename T, int WIDTH> KERNEL void gradient_kernel(Gradient<T> g, Columns cut) {
+    constexpr int AT_ONCE = 2;
+    const ColumnsPlace place = columns_place<WIDTH>(cut);
+    if (place.column >= cut.columns) return;
+    float gamma[WIDTH], mean[WIDTH], inverse_std[WIDTH], mean_dgamma[WIDTH],
+        mean_dbeta[WIDTH];
+    lanes_load<WIDTH>(gamma, g.gamma + place.column);
+    lanes_load<WIDTH>(mean, g.mean + place.column);
+    lanes_load<WIDTH>(inverse_std, g.inverse_std + place.column);
+    lanes_load<WIDTH>(mean_dgamma, g.mean_dgamma + place.column);
+    lanes_load<WIDTH>(mean_dbeta, g.mean_dbeta + place.column);
+    for (int64_t row = place.row; row < place.end; row += AT_ONCE * place.step) {
+        float dz[AT_ONCE][WIDTH], x[AT_ONCE][WIDTH];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (row + k * place.step >= place.end) break;
+            int64_t at = (row + k * place.step) * cut.columns + place.column;
+            relu_gradient<T, WIDTH>(dz[k], g.dy, g.y, at);
+            lanes_load<WIDTH>(x[k], g.x + at);
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (row + k * place.step >= place.end) break;
+            int64_t at = (row + k * place.step) * cut.columns + place.column;
+            if (g.dresidual != nullptr) lanes_store<WIDTH>(g.dresidual + at, dz[k]);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                x[k][i] =
+                    element_batch_norm_gradient(dz[k][i], x[k][i], mean[i], inverse_std[i],
+                                                gamma[i], mean_dbeta[i], mean_dgamma[i]);
+            lanes_store<WIDTH>(g.dx + at, x[k]);
+        }
+    }
+}
+
+template <typename T, int WIDTH>
+static Status run(Cuda *cuda, const Gradient<T> &g, const GradientTotals &totals,
+                  int64_t rows, int64_t columns, double *partials) {
+    GradientTerms<T, WIDTH> terms = {g.dy, g.y, g.x, g.mean};
+    TRY(columns_sum(cuda->work, terms, totals, rows, columns, partials));
+    Columns cut = columns_pass_cut(rows, columns, WIDTH);
+    return LAUNCH(cuda->work, cut.chunks, cut.groups, COLUMNS_THREADS,
+                  (gradient_kernel<T, WIDTH>), g, cut);
+}
+
+template <typename T>
+static Status backward(Cuda *cuda, const BatchNorm *norm, Tensor *dx, Tensor *dgamma,
+                       Tensor *dbeta, Tensor *dresidual, const Tensor *dy, const Tensor *y,
+                       const Tensor *x, const Tensor *mean, const Tensor *inverse_std) {
+    int64_t rows = batch_norm_rows(x), columns = x->shape[1];
+    assert(dx->layout == x->layout && dy->layout == x->layout && y->layout == x->layout);
+    assert(dresidual == NULL || dresidual->layout == x->layout);
+    size_t partials_bytes = columns_workspace(rows, columns, 2);
+    partials_bytes = (partials_bytes + 63) / 64 * 64;
+    size_t row_bytes = ((size_t)columns * sizeof(float) + 63) / 64 * 64;
+    void *workspace;
+    TRY(cuda_workspace(cuda, partials_bytes + 2 * row_bytes, &workspace));
+    char *means = static_cast<char *>(workspace) + partials_bytes;
+    float *mean_dgamma = reinterpret_cast<float *>(means);
+    float *mean_dbeta = reinterpret_cast<float *>(means + row_bytes);
+    double *partials = static_cast<double *>(workspace);
+    GradientTotals totals = {(double)rows, inverse_std->data, dgamma->data,
+                             dbeta->data,  mean_dgamma,       mean_dbeta};
+    Gradient<T> g = {reinterpret_cast<T *>(dx->data),
+                     dresidual == NULL ? nullptr : reinterpret_cast<T *>(dresidual->data),
+                     reinterpret_cast<const T *>(dy->data),
+                     norm->relu ? reinterpret_cast<const T *>(y->data) : nullptr,
+                     reinterpret_cast<const T *>(x->data),
+                     norm->gamma->data,
+                     mean->data,
+                     inverse_std->data,
+                     mean_dgamma,
+                     mean_dbeta};
+    if (columns_width<T>(columns) == 1)
+        return run<T, 1>(cuda, g, totals, rows, columns, partials);
+    assert(lanes_aligned(g.dx) && lanes_aligned(g.dresidual) && lanes_aligned(g.dy) &&
+           lanes_aligned(g.y) && lanes_aligned(g.x) && lanes_aligned(g.gamma) &&
+           lanes_aligned(g.mean) && lanes_aligned(g.inverse_std));
+    return run<T, Lanes<T>::COUNT>(cuda, g, totals, rows, columns, partials);
+}
+
+Status cuda_batch_norm_backward(Backend *self, int worker, const BatchNorm *norm,
+                                Tensor *dx, Tensor *dgamma, Tensor *dbeta,
+                                Tensor *dresidual, const Tensor *dy, const Tensor *y,
+                                const Tensor *x, const Tensor *mean,
+                                const Tensor *inverse_std) {
+    (void)worker;
+    Cuda *cuda = cuda_of(self);
+    if (tensor_elements(x) == 0) return STATUS_OK;
+    if (cuda_is_bf16(x))
+        return backward<Bf16>(cuda, norm, dx, dgamma, dbeta, dresidual, dy, y, x, mean,
+                              inverse_std);
+    return backward<float>(cuda, norm, dx, dgamma, dbeta, dresidual, dy, y, x, mean,
+                           inverse_std);
+}
