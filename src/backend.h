@@ -273,9 +273,9 @@ typedef struct {
     const char *isa;
     Precision precision;
     int host_rank; /* the rank's place among those of its host: which GPU it takes */
-    const char *
-        plans; /* what `plans` told when the restored state was saved on this kind of device;
-                          NULL or "": none */
+    /* What `plans` told in the newest launch of the run that told any, and the kind of the device that
+     * told it: they are for that kind alone, another one ignores them. NULL or "": none */
+    const char *plans, *plans_kind;
     double
         patience_s; /* GPU: how long the host waits for the device before it says that the device, or a
                           rank that it exchanges with, hangs; 0: for ever */

@@ -21,7 +21,9 @@ struct Saver {
     Collective *collective;
     const Owner *owner; /* rank 0 only */
     const State *state;
-    CheckpointPlan *plan; /* rank 0 only */
+    const CheckpointText *text; /* rank 0 only, as all below that is about it */
+    CheckpointPlan *plan;
+    Digest planned; /* of the texts that the plan holds */
     int keep_last, max_failures;
     int failures; /* in a row; the same on every rank */
     int commits;  /* of this launch; rank 0's count */
@@ -46,6 +48,26 @@ static void warn_if_no_room(const Saver *saver) {
               saver->owner->run_dir, room / (1 << 20), needed / (1 << 20));
 }
 
+static Digest digest_of_texts(const CheckpointText *text) {
+    const char *const all[] = {text->identity, text->config, text->lineage};
+    Digest each[sizeof all / sizeof *all];
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        each[i] = digest_of(all[i], strlen(all[i]));
+    return digest_of(each, sizeof each);
+}
+
+/* A plan holds the texts: one that has changed, even in length, is another plan. */
+static Status plan_file(Saver *saver) {
+    Digest texts = digest_of_texts(saver->text);
+    if (saver->plan != NULL && digest_equal(saver->planned, texts)) return STATUS_OK;
+    CheckpointPlan *plan;
+    TRY(checkpoint_plan(saver->state, saver->text, &plan));
+    checkpoint_plan_destroy(saver->plan);
+    saver->plan = plan;
+    saver->planned = texts;
+    return STATUS_OK;
+}
+
 Status saver_open(Collective *collective, const Owner *owner, const State *state,
                   const CheckpointText *text, int keep_last, int max_failures,
                   Saver **out) {
@@ -59,11 +81,12 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
         *saver = (Saver){.collective = collective,
                          .owner = owner,
                          .state = state,
+                         .text = text,
                          .keep_last = keep_last,
                          .max_failures = max_failures};
         if (collective->rank == 0) {
             warn_if_no_room(saver);
-            mine = checkpoint_plan(state, text, &saver->plan);
+            mine = plan_file(saver);
         }
     }
     Status outcome = collective->ops->agree(collective, mine);
@@ -196,6 +219,7 @@ static Status accept_existing(const Saver *saver, const char *name, UserBlock *b
 static Status write_one(Saver *saver, const UserBlock *what, SaverEvent *event) {
     const Owner *owner = saver->owner;
     TRY(owner_check(owner));
+    TRY(plan_file(saver));
     UserBlock block = *what;
     block.generation = owner->generation;
     block.ranks = saver->collective->size;

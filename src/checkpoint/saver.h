@@ -29,7 +29,8 @@ typedef struct {
 /* Plans the file and checks that there is room for two more of it (a warning otherwise).
  *
  * Ranks:   collective; `owner` on rank 0, NULL elsewhere
- * Memory:  owner, state and the text stay the caller's, until saver_close; *out is the caller's
+ * Memory:  owner, state and the text stay the caller's, until saver_close; *out is the caller's. The
+ *          text (rank 0's counts) may be another one at each save
  * Errors:  the same on every rank; *out is NULL then */
 Status saver_open(Collective *collective, const Owner *owner, const State *state,
                   const CheckpointText *text, int keep_last, int max_failures, Saver **out);

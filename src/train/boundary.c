@@ -74,6 +74,16 @@ static void fill_block(const Trainer *self, UserBlock *block) {
     snprintf(block->note, sizeof block->note, "%s", config->run.note);
 }
 
+/* What the device told of its ways since the last save. Rank 0's are saved: every rank computes the same
+ * shapes in the same ways. */
+static void note_plans(Trainer *self) {
+    Backend *backend = self->base.backend;
+    if (lineage_note_plans(self->lineage, backend->ops->plans(backend)) != STATUS_OK)
+        LOG_W("%s: this checkpoint does not tell how the device computes",
+              status_failure()->what);
+    self->text.lineage = lineage_text(self->lineage);
+}
+
 /* No later save makes up for this one. */
 static Status report_unsaved(const SaverEvent *event, const char *why) {
     Failure cause = event->failure;
@@ -99,6 +109,7 @@ static Status save(Trainer *self, const char *why, bool last) {
     UserBlock block;
     fill_block(self, &block);
     if (trainer_is_first(self)) {
+        note_plans(self);
         if (journal_sync(self->journal) != STATUS_OK)
             LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
     }

@@ -4,6 +4,7 @@
 #include "src/core/fault.h"
 #include "src/core/log.h"
 #include "src/model/model.h"
+#include "src/train/lineage.h"
 #include "src/train/optimizer.h"
 #include "src/train/residence.h"
 
@@ -69,16 +70,23 @@ static Status open_device(Setup *self, bool weights_only) {
     char isa[32];
     isa_of(recorded, isa, sizeof isa);
     bool same_device = strncmp(recorded, "cpu ", 4) == 0;
+    char *plans = NULL, *plans_kind = NULL;
+    if (self->restored.restored)
+        TRY(lineage_find_plans(self->restored.lineage, &plans_kind, &plans));
     BackendOptions options = {.workers = worker_count(self),
                               .isa = same_device && isa[0] != '\0' ? isa : NULL,
                               .precision = precision_of(self->config),
                               .host_rank = self->world->host_rank,
+                              .plans = plans,
+                              .plans_kind = plans_kind,
                               .patience_s = self->config->fault.hang_timeout};
     Status opened = backend_open(device, &options, &self->backend);
     if (opened == STATUS_UNSUPPORTED && weights_only && options.isa != NULL) {
         options.isa = NULL; /* weights can be evaluated anywhere; what changed is said */
         opened = backend_open(device, &options, &self->backend);
     }
+    free(plans);
+    free(plans_kind);
     TRY(opened);
     if (recorded[0] != '\0' && strcmp(recorded, self->backend->kind) != 0) {
         if (self->collective->rank == 0)
@@ -103,8 +111,8 @@ static Status compare_devices(Setup *self) {
     for (int rank = 1; rank < collective->size && status == STATUS_OK; rank++)
         if (strcmp(kinds, kinds + (size_t)rank * width) != 0)
             status = FAIL(STATUS_UNSUPPORTED,
-                          "launch on processors of one kind, or limit all ranks by "
-                          "ONEDNN_MAX_CPU_ISA at the run's first launch",
+                          "launch on devices of one kind; processors can be limited to one "
+                          "by ONEDNN_MAX_CPU_ISA at the run's first launch",
                           "rank 0 computes on \"%s\" but rank %d on \"%s\"", kinds, rank,
                           kinds + (size_t)rank * width);
     free(kinds);

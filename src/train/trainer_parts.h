@@ -5,6 +5,7 @@
 #include "src/checkpoint/saver.h"
 #include "src/train/evaluate.h"
 #include "src/train/journal.h"
+#include "src/train/lineage.h"
 #include "src/train/residence.h"
 #include "src/train/schedule.h"
 #include "src/train/setup.h"
@@ -24,8 +25,9 @@ typedef struct {
     Horizon horizon;
     Owner owner; /* rank 0 */
     bool owned;
-    CheckpointText text;
-    char *config_yaml, *lineage;
+    CheckpointText text; /* rank 0, as the two below */
+    char *config_yaml;
+    Lineage *lineage;
     Saver *saver;
     Journal *journal; /* rank 0 */
     Step *step;

@@ -61,21 +61,11 @@ static json_t *launch_object(const Trainer *self, int64_t generation) {
 static Status make_texts(Trainer *self, int64_t generation) {
     const RestoreResult *restored = &self->base.restored;
     TRY(config_to_yaml(self->base.config, &self->config_yaml));
-    json_t *lineage =
-        restored->restored ? json_loads(restored->lineage, 0, NULL) : json_array();
-    if (!json_is_array(lineage)) {
-        json_decref(lineage);
-        return FAIL(STATUS_CORRUPT, NULL, "the lineage in %s is not a list",
-                    restored->name);
-    }
-    json_array_append_new(lineage, launch_object(self, generation));
-    self->lineage = json_dumps(lineage, JSON_COMPACT);
-    json_decref(lineage);
-    if (self->lineage == NULL)
-        return FAIL(STATUS_MEMORY, NULL, "no memory for the lineage");
+    TRY(lineage_open(restored->restored ? restored->lineage : NULL, restored->name,
+                     launch_object(self, generation), &self->lineage));
     self->text = (CheckpointText){.identity = self->base.identity,
                                   .config = self->config_yaml,
-                                  .lineage = self->lineage};
+                                  .lineage = lineage_text(self->lineage)};
     return STATUS_OK;
 }
 
@@ -198,6 +188,6 @@ void trainer_stop(Trainer *self) {
     journal_close(self->journal);
     if (self->owned) owner_release(&self->owner);
     free(self->config_yaml);
-    free(self->lineage);
+    lineage_close(self->lineage);
     setup_close(&self->base);
 }

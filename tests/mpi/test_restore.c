@@ -251,8 +251,10 @@ static void large_states_arrive_whole_and_damage_late_in_them_is_undone(void **u
 static Owner owner;
 static Saver *saver;
 
+static CheckpointText saved_text;
+
 static void open_saver(int keep_last, int max_failures) {
-    static const CheckpointText text = {"{}", "run: {}\n", "[]"};
+    saved_text = (CheckpointText){"{}", "run: {}\n", "[]"};
     const OwnerClaim fresh = {.restored_step = -1};
     if (world->rank == 0) assert_ok(owner_take(run.path, &fresh, 0.0, &owner));
     State *filled = stepped_state(0);
@@ -260,8 +262,8 @@ static void open_saver(int keep_last, int max_failures) {
         if (state->arenas[i].bytes > 0)
             memcpy(state->arenas[i].data, filled->arenas[i].data, state->arenas[i].bytes);
     state_destroy(filled);
-    assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, keep_last,
-                         max_failures, &saver));
+    assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &saved_text,
+                         keep_last, max_failures, &saver));
 }
 
 static void close_saver(void) {
@@ -298,6 +300,42 @@ static void a_save_is_restored_bit_for_bit(void **unused) {
     assert_ok(restore_as("auto"));
     assert_true(digest_equal(state_digest(state), saved));
     assert_int_equal(result.block.ranks, world->size);
+    close_saver();
+}
+
+static void assert_file_holds(int64_t step, const char *lineage) {
+    char name[CATALOG_NAME];
+    CheckpointReader *reader;
+    catalog_name(1, step, name);
+    assert_ok(checkpoint_verify(run.directory, name, &(UserBlock){.version = 0}));
+    assert_ok(checkpoint_reader_open(run.directory, name, &reader));
+    assert_string_equal(checkpoint_reader_text(reader, "lineage"), lineage);
+    checkpoint_reader_close(reader);
+}
+
+static void each_file_holds_the_lineage_as_it_was_when_it_was_saved(void **unused) {
+    (void)unused;
+    SaverEvent event;
+    static char longest[100001];
+    memset(longest, 'x', sizeof longest - 1);
+    memcpy(longest, "[\"", 2);
+    memcpy(longest + sizeof longest - 3, "\"]", 2);
+    const char *const lineages[] = {"[]", "[{\"launch\": 1}]", longest, "[2]"};
+    enum { SAVES = sizeof lineages / sizeof *lineages };
+    open_saver(SAVES, 3);
+    for (int i = 0; i < SAVES; i++) {
+        if (world->rank == 0) saved_text.lineage = lineages[i];
+        assert_ok(save(i + 1, &event));
+        assert_int_equal(event.status, STATUS_OK);
+    }
+    if (world->rank == 0)
+        for (int i = 0; i < SAVES; i++)
+            assert_file_holds(i + 1, lineages[i]);
+    Digest saved = state_digest(state);
+    memset(state->arenas[ARENA_PARAMETER].data, 0, state->arenas[ARENA_PARAMETER].bytes);
+    assert_ok(restore_as("auto"));
+    assert_true(digest_equal(state_digest(state), saved));
+    assert_string_equal(result.lineage, "[2]");
     close_saver();
 }
 
@@ -398,6 +436,7 @@ int main(int argc, char **argv) {
         TEST(another_model_is_refused_by_name),
         TEST(large_states_arrive_whole_and_damage_late_in_them_is_undone),
         TEST(a_save_is_restored_bit_for_bit),
+        TEST(each_file_holds_the_lineage_as_it_was_when_it_was_saved),
         TEST(failed_saves_are_events_until_there_are_too_many),
         TEST(a_rank_that_differs_is_named_and_nothing_is_saved),
         TEST(a_state_that_is_not_finite_is_not_saved),
