@@ -1,5 +1,5 @@
 /* Runs training steps on command, for bench/step.py, which has another framework do the same:
- *   mpirun -n RANKS bench_step MODEL CONTROL DUMP
+ *   mpirun -n RANKS bench_step MODEL CONTROL DUMP [DEVICE PRECISION]
  * Rank r reads commands from the FIFO CONTROL.r, where it sleeps between them; rank 0 answers on
  * standard output with one line of JSON each. It begins with a description of the model, after it
  * has written the first weights and the batches to DUMP. Commands:
@@ -22,7 +22,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { WAYS = 3, BATCHES = 4, SIDE = 28, PIXELS = SIDE * SIDE, CLASSES = 10, SEED = 7 };
+enum {
+    WARM_UP = 3,
+    /* a GPU's third step is the first that is repeated */ WAYS = 3,
+    BATCHES = 4,
+    SIDE = 28,
+    PIXELS = SIDE * SIDE,
+    CLASSES = 10,
+    SEED = 7
+};
 
 /* Small, for the losses' sake: at 0.01 PyTorch's own float32 losses of resnet18 are up to 2 % away
  * from its float64 ones within ten steps, at 0.001 within 0.03 %. */
@@ -42,16 +50,16 @@ static const Way ways[WAYS] = {
 
 typedef struct {
     const char *arch;
-    int batch;
+    int batch, gpu_batch; /* what keeps the device busy */
     bool batch_norm;
     ConfigList widths;
 } Model;
 
 static const Model models[] = {
-    {"mlp", 64, false, {3, {PIXELS, 256, CLASSES}}},
-    {"lenet", 64, true, {0}},
-    {"resnet20", 64, true, {0}},
-    {"resnet18", 32, true, {0}},
+    {"mlp", 64, 1024, false, {3, {PIXELS, 256, CLASSES}}},
+    {"lenet", 64, 1024, true, {0}},
+    {"resnet20", 64, 512, true, {0}},
+    {"resnet18", 32, 256, true, {0}},
 };
 
 /* A run of one way: what src/train needs, with pre-decoded batches instead of a loader. */
@@ -65,7 +73,8 @@ typedef struct {
     ShardBatch *shards;
 } Run;
 
-static Collective *world;
+static Collective *world, *collective; /* between hosts' memories; between the devices' */
+static Backend *device;
 static Run runs[WAYS];
 static float *images; /* (BATCHES, batch, PIXELS) */
 static int32_t *labels;
@@ -107,13 +116,13 @@ static void make_data(int batch) {
     }
 }
 
-static void configure(Config *config, const Model *model, const Way *way) {
+static void configure(Config *config, const Model *model, int batch, const Way *way) {
     *config = (Config){0};
     snprintf(config->model.arch, sizeof config->model.arch, "%s", model->arch);
     config->model.classes = CLASSES;
     config->model.widths = model->widths;
     config->model.batch_norm = model->batch_norm;
-    config->train.batch = model->batch;
+    config->train.batch = batch;
     config->train.shards = way->shards == 0 ? world->size : way->shards;
     snprintf(config->train.reduction, sizeof config->train.reduction, "%s", way->reduction);
     snprintf(config->optimizer.kind, sizeof config->optimizer.kind, "sgd");
@@ -142,11 +151,13 @@ static void make_batches(Run *run) {
     }
 }
 
-static void open_run(Run *run, const Model *model, const Way *way) {
-    configure(&run->config, model, way);
+static void open_run(Run *run, const Model *model, int batch, const Way *way) {
+    configure(&run->config, model, batch, way);
     Setup *setup = &run->setup;
     setup->config = &run->config;
-    setup->world = setup->collective = world;
+    setup->world = world;
+    setup->collective = collective;
+    setup->backend = device;
     setup->graph = &run->graph;
     setup->mine = shard_range((int)run->config.train.shards, world->rank, world->size);
     stop_unless(state_create(&setup->state));
@@ -154,8 +165,6 @@ static void open_run(Run *run, const Model *model, const Way *way) {
     stop_unless(optimizer_declare(&run->config, setup->state));
     stop_unless(state_allocate(setup->state));
     graph_initialise(&run->graph, SEED);
-    BackendOptions options = {.workers = 1};
-    stop_unless(backend_open("cpu", &options, &setup->backend));
     stop_unless(residence_open(setup->state, setup->backend));
     stop_unless(workers_open(1, &setup->workers));
     for (int i = 0; i < ARENA_COUNT; i++) {
@@ -171,7 +180,6 @@ static void close_run(Run *run) {
     step_close(run->step);
     workers_close(run->setup.workers);
     residence_close(run->setup.state, run->setup.backend);
-    run->setup.backend->ops->close(run->setup.backend);
     state_destroy(run->setup.state);
     for (int i = 0; i < ARENA_COUNT; i++)
         free(run->first[i]);
@@ -237,14 +245,14 @@ static void answer(json_t *object) {
     json_decref(object);
 }
 
-static void describe(const Model *model, const char *path) {
+static void describe(const Model *model, int batch, const char *path) {
     json_t *names = json_array();
     for (int w = 0; w < WAYS; w++)
         json_array_append_new(names, json_string(ways[w].name));
     json_t *tensors = world->rank == 0 ? dump(&runs[0], path) : json_array();
     answer(json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
-                     model->arch, "batch", model->batch, "batches", BATCHES, "side", SIDE,
-                     "ranks", world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
+                     model->arch, "batch", batch, "batches", BATCHES, "side", SIDE, "ranks",
+                     world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
                      "flop_per_sample", sample_flop(&runs[0]), "device",
                      runs[0].setup.backend->kind, "ways", names, "tensors", tensors));
 }
@@ -258,24 +266,29 @@ static void put_back(Run *run) {
     stop_unless(residence_upload(run->setup.state, run->setup.backend));
 }
 
-/* As the trainer does it, with the control word and all checks. */
-static double train_step(Run *run, int number) {
-    uint32_t bits = 0;
+static double collect(Run *run) {
     StepResult result;
+    stop_unless(step_collect(run->step, &result));
+    return result.loss;
+}
+
+/* As the trainer does it, with the control word and all checks; to be collected. */
+static void give_step(Run *run, int number) {
+    uint32_t bits = 0;
     stop_unless(step_gradient(run->step, &run->batches[number % BATCHES], SEED, number,
                               LEARNING_RATE));
     stop_unless(world->ops->control(world, &bits));
     stop_unless(step_reduce(run->step));
     stop_unless(step_update(run->step));
-    stop_unless(step_collect(run->step, &result));
-    return result.loss;
 }
 
 static void answer_losses(Run *run, int steps) {
     json_t *losses = json_array();
     put_back(run);
-    for (int i = 0; i < steps; i++)
-        json_array_append_new(losses, json_real(train_step(run, i)));
+    for (int i = 0; i < steps; i++) {
+        give_step(run, i);
+        json_array_append_new(losses, json_real(collect(run)));
+    }
     answer(json_pack("{s:o}", "losses", losses));
 }
 
@@ -287,11 +300,17 @@ static double slowest(double seconds) {
 
 static void answer_time(Run *run, int steps) {
     put_back(run);
-    train_step(run, 0); /* brings code and data into the caches */
+    for (int i = 0; i < WARM_UP; i++) { /* brings code and data into the caches */
+        give_step(run, i);
+        collect(run);
+    }
     stop_unless(world->ops->barrier(world));
     double start = now();
-    for (int i = 1; i <= steps; i++)
-        train_step(run, i);
+    for (int i = 0; i < steps; i++) { /* collected one behind, as in training */
+        give_step(run, WARM_UP + i);
+        if (i > 0) collect(run);
+    }
+    if (steps > 0) collect(run);
     answer(json_pack("{s:f}", "seconds", slowest(now() - start)));
 }
 
@@ -366,12 +385,24 @@ static void obey(FILE *commands) {
     }
 }
 
+/* The device that the arguments name; one for all ways. */
+static void open_device(int argc, char **argv) {
+    const char *precisions[] = {"fp32", "tf32", "bf16"};
+    BackendOptions options = {.workers = 1, .host_rank = world->host_rank};
+    for (int i = 0; argc == 6 && i < 3; i++)
+        if (strcmp(argv[5], precisions[i]) == 0) options.precision = (Precision)i;
+    stop_unless(backend_open(argc == 6 ? argv[4] : "cpu", &options, &device));
+    stop_unless(device->ops->open_collective(device, world, &collective));
+}
+
 int main(int argc, char **argv) {
     const Model *model = NULL;
-    for (size_t i = 0; argc == 4 && i < sizeof models / sizeof *models; i++)
+    for (size_t i = 0; (argc == 4 || argc == 6) && i < sizeof models / sizeof *models; i++)
         if (strcmp(models[i].arch, argv[1]) == 0) model = &models[i];
     if (model == NULL || !world_is_launched()) {
-        fprintf(stderr, "usage: mpirun -n RANKS %s MODEL CONTROL DUMP (by bench/step.py)\n",
+        fprintf(stderr,
+                "usage: mpirun -n RANKS %s MODEL CONTROL DUMP [DEVICE PRECISION] (by "
+                "bench/step.py)\n",
                 argv[0]);
         return 2;
     }
@@ -379,10 +410,12 @@ int main(int argc, char **argv) {
         status_print(status_failure());
         return 1;
     }
-    make_data(model->batch);
+    open_device(argc, argv);
+    int batch = device->ops->host_memory ? model->batch : model->gpu_batch;
+    make_data(batch);
     for (int w = 0; w < WAYS; w++)
-        open_run(&runs[w], model, &ways[w]);
-    describe(model, argv[3]);
+        open_run(&runs[w], model, batch, &ways[w]);
+    describe(model, batch, argv[3]);
     char path[512];
     snprintf(path, sizeof path, "%s.%d", argv[2], world->rank);
     FILE *commands = fopen(path, "r");
@@ -391,6 +424,8 @@ int main(int argc, char **argv) {
     fclose(commands);
     for (int w = 0; w < WAYS; w++)
         close_run(&runs[w]);
+    if (collective != world) collective->ops->close(collective);
+    device->ops->close(device);
     free(images);
     free(labels);
     world_finish(world);

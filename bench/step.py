@@ -3,6 +3,7 @@
 
   bench/step.py --bench build/release/bench/bench_step --torch-python PYTHON [--json FILE]
                 [--rounds 9] [--rest 0] [--models mlp,lenet,resnet20,resnet18]
+                [--device cuda --precision fp32|bf16 --ranks 1]
 
 Both sides stay alive and sleep while the other one measures; weights and batches are the same, and
 the losses of the first steps are compared before anything is timed. All of PyTorch's forms (memory
@@ -26,6 +27,7 @@ import time
 
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "ddp_step.py")
 LOSSES, SECONDS = 10, 0.3  # steps whose losses are compared; length of a measurement
+TOLERANCE = {"fp32": 2e-3, "tf32": 1e-2, "bf16": 5e-2}  # of losses: the formats' digits, amplified by training
 
 
 class Ours:
@@ -35,7 +37,8 @@ class Ours:
         for path in paths:
             os.mkfifo(path)
         self.process = subprocess.Popen(
-            [arguments.mpirun, "-n", str(arguments.ranks), arguments.bench, model, control, dump],
+            [arguments.mpirun, "-n", str(arguments.ranks), arguments.bench, model, control, dump,
+             arguments.device, arguments.precision],
             stdout=subprocess.PIPE, text=True)
         self.about = self.answer()
         self.about["dump"] = dump
@@ -69,7 +72,8 @@ class Peer:
         for rank in range(arguments.ranks):
             environment = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(arguments.ranks),
                                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-                               OMP_NUM_THREADS="1")
+                               OMP_NUM_THREADS="1", PEER_DEVICE=arguments.device,
+                               PEER_PRECISION=arguments.precision)
             self.processes.append(subprocess.Popen(
                 [arguments.torch_python, PEER], env=environment, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE if rank == 0 else None))
@@ -113,7 +117,7 @@ def open_variants(peer):
     return seconds, failures
 
 
-def compare_losses(ours, peer, model, variants):
+def compare_losses(arguments, ours, peer, model, variants):
     """Losses of all ways and forms; stops when those that must agree do not."""
     curves = {}
     for name in variants:
@@ -128,7 +132,7 @@ def compare_losses(ours, peer, model, variants):
         same_function = name != "exact V=8" or model == "mlp"
         print(f"{model:9} losses of {LOSSES} steps, {name}: within {apart:.1e} of PyTorch's",
               flush=True)
-        if same_function and not apart < 2e-3:
+        if same_function and not apart < TOLERANCE[arguments.precision]:
             raise SystemExit(f"{model}: {name} computes something else: {curve} and {theirs}")
     return curves
 
@@ -161,7 +165,7 @@ def measure(arguments, model, peer):
         about = ours.about
         peer.tell("open " + json.dumps(about))
         first_sight, failures = open_variants(peer)
-        curves = compare_losses(ours, peer, model, first_sight)
+        curves = compare_losses(arguments, ours, peer, model, first_sight)
         steps, seconds, ceilings = run_rounds(arguments, ours, peer, first_sight)
         ours.close()
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -176,14 +180,15 @@ def measure(arguments, model, peer):
                          "gflops": flop / value / 1e9, "fastest_step_ms": 1e3 * least[name],
                          "faster_than_torch": best / value,
                          "faster_than_torch_by_fastest_rounds": best_least / least[name]}
-        print(f"{model:9} batch {about['batch']}  {about['ranks']} ranks x 1 thread  cpu  "
+        print(f"{model:9} batch {about['batch']}  {about['ranks']} ranks x 1 thread  {arguments.device} {arguments.precision}  "
               f"{name:36} {1e3 * value:8.3f} ms  {about['batch'] / value:7.0f} samples/s  "
               f"{flop / value / 1e9:6.1f} GFLOP/s  {best / value:5.2f} x torch's best "
               f"({best_least / least[name]:.2f} by the fastest rounds)", flush=True)
-    print(f"{model:9} FMA peak {ceiling['fma_gflops_per_core']:.0f} GFLOP/s a core, "
-          f"memcpy {ceiling['memcpy_gb_s_per_rank']:.1f} GB/s a rank", flush=True)
+    if arguments.device == "cpu":
+        print(f"{model:9} FMA peak {ceiling['fma_gflops_per_core']:.0f} GFLOP/s a core, "
+              f"memcpy {ceiling['memcpy_gb_s_per_rank']:.1f} GB/s a rank", flush=True)
     return {"model": model, "batch": about["batch"], "ranks": about["ranks"], "threads": 1,
-            "device": about["device"], "steps_a_round": steps, "rounds": arguments.rounds,
+            "device": about["device"], "precision": arguments.precision, "steps_a_round": steps, "rounds": arguments.rounds,
             "gflop_a_step": flop / 1e9, "torch_variants_failed": failures, "ceilings": ceiling,
             "losses": curves, "results": results}
 
@@ -202,6 +207,8 @@ def main():
     parser.add_argument("--torch-python", default="python3")
     parser.add_argument("--mpirun", default="mpirun")
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=list(TOLERANCE))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rest", type=float, default=0)
     parser.add_argument("--models", default="mlp,lenet,resnet20,resnet18")

@@ -1,6 +1,8 @@
-"""One rank of PyTorch DistributedDataParallel over gloo, which runs training steps on command.
+"""One rank of PyTorch DistributedDataParallel, over gloo on the CPU and over NCCL on a GPU, which runs training
+steps on command.
 
-Started by bench/step.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; reads commands from
+Started by bench/step.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, and with PEER_DEVICE (cpu, cuda) and
+PEER_PRECISION (fp32; on a GPU also tf32, bf16: autocast over float weights); reads commands from
 standard input, where it sleeps between them. Rank 0 answers on standard output with a line of JSON:
   open DESCRIPTION          the model as bench_step described it, with the path of its weights
   variant NAME              takes one of the forms of VARIANTS, building it at first
@@ -19,6 +21,8 @@ import torch.distributed as dist
 from torch import nn
 
 RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+DEVICE, PRECISION = os.environ.get("PEER_DEVICE", "cpu"), os.environ.get("PEER_PRECISION", "fp32")
+GPU = DEVICE == "cuda"
 
 VARIANTS = {  # memory format, optimizer, compiled
     "eager, foreach": (torch.contiguous_format, "foreach", False),
@@ -105,6 +109,11 @@ MODELS = {
 }
 
 
+def wait():
+    if GPU:
+        torch.cuda.synchronize()
+
+
 def say(**fields):
     if RANK == 0:
         print(json.dumps(fields), flush=True)
@@ -113,7 +122,7 @@ def say(**fields):
 class Form:
     def __init__(self, peer, layout, optimizer, compiled):
         about, self.weights, self.labels = peer.about, peer.weights, peer.labels
-        self.bare = MODELS[about["model"]]().to(memory_format=layout)
+        self.bare = MODELS[about["model"]]().to(DEVICE, memory_format=layout)
         names = {n for n in self.bare.state_dict() if not n.endswith("num_batches_tracked")}
         assert names == set(self.weights), names ^ set(self.weights)
         self.model = nn.parallel.DistributedDataParallel(
@@ -121,7 +130,10 @@ class Form:
             gradient_as_bucket_view=True, static_graph=not compiled)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=about["lr"],
                                          momentum=about["momentum"], **{optimizer: True})
+        # as ours: a batch lies ready in (pinned) memory of the host and is copied in each step
         self.batches = [x.contiguous(memory_format=layout) for x in peer.images]
+        if GPU:
+            self.batches = [x.pin_memory() for x in self.batches]
         self.criterion = nn.CrossEntropyLoss()
         self.step(0)
         self.step(1)
@@ -137,7 +149,10 @@ class Form:
     def step(self, number):
         number %= len(self.batches)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.criterion(self.model(self.batches[number]), self.labels[number])
+        images = self.batches[number].to(DEVICE, non_blocking=True)
+        labels = self.labels[number].to(DEVICE, non_blocking=True)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=PRECISION == "bf16"):
+            loss = self.criterion(self.model(images), labels)
         loss.backward()
         self.optimizer.step()
         return loss
@@ -160,6 +175,8 @@ class Peer:
         mine = slice(RANK * rows // SIZE, (RANK + 1) * rows // SIZE)
         self.images = [torch.from_numpy(x[mine].copy()) for x in images]
         self.labels = [torch.from_numpy(y[mine].astype(np.int64)) for y in labels]
+        if GPU:
+            self.labels = [y.pin_memory() for y in self.labels]
 
     def variant(self, name):
         if name not in self.forms:
@@ -169,17 +186,20 @@ class Peer:
     def losses(self, steps):
         self.form.put_back()
         losses = torch.stack([self.form.step(i).detach() for i in range(steps)])
-        dist.all_reduce(losses)
+        dist.all_reduce(losses)  # waits for the GPU, too: tolist
         say(losses=(losses / SIZE).tolist())
 
     def time(self, steps):
         self.form.put_back()
-        self.form.step(0)
+        for i in range(3):
+            self.form.step(i)
+        wait()
         dist.barrier()
         start = time.perf_counter()
-        for i in range(1, steps + 1):
+        for i in range(3, steps + 3):
             self.form.step(i)
-        seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+        wait()
+        seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64, device=DEVICE)
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
         say(seconds=seconds.item())
 
@@ -188,9 +208,13 @@ def main():
     warnings.simplefilter("ignore")  # broadcast_buffers has another name in some versions
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    dist.init_process_group("gloo")
+    if GPU:
+        torch.cuda.set_device(RANK % torch.cuda.device_count())
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = PRECISION == "tf32"
+        torch.backends.cudnn.benchmark = True  # its best
+    dist.init_process_group("nccl" if GPU else "gloo")
     peer = Peer()
-    say(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability(),
+    say(torch=torch.__version__, capability=torch.cuda.get_device_name() if GPU else torch.backends.cpu.get_cpu_capability(),
         variants=list(VARIANTS))
     for line in sys.stdin:
         verb, _, argument = line.strip().partition(" ")
