@@ -118,6 +118,7 @@ void double_reset(void) {
     late.clear();
     fired = 0;
     rules_read = false;
+    if (!engine.open) engine.failure.clear(); /* of an opening that was made to fail */
 }
 
 int double_calls(const char *function) {

@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <tuple>
+#include <type_traits>
 
 #define KERNEL           static
 #define DEVICE           static inline
@@ -148,7 +149,8 @@ struct GpuDoubleGrid {
 };
 GPU_DOUBLE_OURS Status gpu_double_launch(VendorQueue *queue, GpuDoubleGrid grid);
 
-template <auto Kernel, class Signature = decltype(Kernel)> struct GpuDoubleKernel;
+template <auto Kernel, class Signature = std::decay_t<decltype(Kernel)>>
+struct GpuDoubleKernel;
 template <auto Kernel, class... Parameters>
 struct GpuDoubleKernel<Kernel, void (*)(Parameters...)> {
     using Arguments = std::tuple<Parameters...>;
