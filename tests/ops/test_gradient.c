@@ -1,5 +1,5 @@
 /* A step's gradient: the same bits with any number of worker threads and ranks, uneven and empty shards
- * included, and equal to finite differences of the loss. */
+ * included, whole or in parts, and equal to finite differences of the loss. */
 #include "tests/support/test.h"
 
 #include "src/core/tree.h"
@@ -102,15 +102,82 @@ static bool add_tree(Contribution *at, int first, int end, int64_t length, float
     return has_left || has_right;
 }
 
-/* The whole step as `ranks` ranks with `workers` threads each would sum it. */
-static float *step_sum(Net *net, int64_t count, int shards, int ranks, int workers) {
+/* ---- a collective that watches the parts it is given */
+
+enum { PARTS = 64 };
+
+typedef struct {
+    Collective base;
+    int count;
+    int64_t firsts[PARTS], ends[PARTS];
+    float *given[PARTS][64]; /* what each present node held in the part when it was given */
+} Watcher;
+
+static bool node_is_present(const Reduction *reduction, int node, const uint8_t *present) {
+    for (int s = reduction->nodes[node].first; s < reduction->nodes[node].end; s++)
+        if (present[s]) return true;
+    return false;
+}
+
+static Status watch_part(Collective *self, Reduction *reduction, const uint8_t *present,
+                         int64_t first, int64_t count) {
+    Watcher *watcher = (Watcher *)self;
+    assert_true(watcher->count < PARTS);
+    int64_t end =
+        watcher->count == 0 ? reduction->length : watcher->firsts[watcher->count - 1];
+    assert_int_equal(first + count, end); /* right below the one before */
+    assert_true(first > 0 && first % 16 == 0 && count % 16 == 0);
+    assert_true(count >= reduction->part);
+    for (int i = 0; i < reduction->node_count; i++) {
+        if (!node_is_present(reduction, i, present)) continue;
+        size_t bytes = (size_t)count * sizeof(float);
+        float *copy = watcher->given[watcher->count][i] = malloc(bytes);
+        memcpy(copy, reduction->nodes[i].data + first, bytes);
+    }
+    watcher->firsts[watcher->count] = first;
+    watcher->ends[watcher->count++] = end;
+    return STATUS_OK;
+}
+
+static const CollectiveOps watcher_ops = {.name = "watcher", .reduce_part = watch_part};
+
+/* Nothing of a part was written after it was given. Forgets them; returns how many there were. */
+static int assert_parts_were_final(Watcher *watcher, const Reduction *reduction) {
+    int count = watcher->count;
+    for (int p = 0; p < count; p++)
+        for (int i = 0; i < reduction->node_count; i++) {
+            if (watcher->given[p][i] == NULL) continue;
+            int64_t first = watcher->firsts[p];
+            if (memcmp(watcher->given[p][i], reduction->nodes[i].data + first,
+                       (size_t)(watcher->ends[p] - first) * sizeof(float)) != 0)
+                fail_msg("node %d changed in [%lld, %lld) after it was given", i,
+                         (long long)first, (long long)watcher->ends[p]);
+            free(watcher->given[p][i]);
+            watcher->given[p][i] = NULL;
+        }
+    watcher->count = 0;
+    return count;
+}
+
+/* ---- steps */
+
+/* The whole step as `ranks` ranks with `workers` threads each would sum it, in parts of at least `part`
+ * floats (0: whole). *parts gets how many there were. */
+static float *step_in_parts(Net *net, int64_t count, int shards, int ranks, int workers,
+                            int64_t part, int *parts) {
     ShardBatch *all = make_shards(count, shards);
     Contribution *nodes = calloc((size_t)shards, sizeof *nodes);
     Workers *threads;
     StepValues values = {.step = 17};
+    uint8_t *present = calloc((size_t)shards, 1);
+    for (int s = 0; s < shards; s++)
+        present[s] = all[s].count > 0;
     assert_ok(workers_open(workers, &threads));
+    *parts = -1;
     for (int rank = 0; rank < ranks; rank++) {
+        Watcher watcher = {.base = {.ops = &watcher_ops}};
         Reduction reduction = {.mine = shard_range(shards, rank, ranks),
+                               .part = part,
                                .shards = shards,
                                .length = net->length};
         TreeNode maximal[64];
@@ -129,14 +196,19 @@ static float *step_sum(Net *net, int64_t count, int shards, int ranks, int worke
                 node->present |= all[s].count > 0;
         }
         Gradient *gradient;
-        assert_ok(gradient_open(net->graph, net->state, net->backend, threads, NULL,
-                                &reduction, (count + shards - 1) / shards, &gradient));
+        assert_ok(gradient_open(net->graph, net->state, net->backend, threads,
+                                &watcher.base, &reduction, (count + shards - 1) / shards,
+                                &gradient));
         Batch batch = {.count = count,
                        .shard_count = reduction.mine.count,
                        .shards = all + reduction.mine.first};
         /* twice: the second time all memory is used again */
-        for (int repeat = 0; repeat < 2; repeat++)
-            assert_ok(gradient_compute(gradient, &batch, NULL, 3, &values, 0.1f));
+        for (int repeat = 0; repeat < 2; repeat++) {
+            assert_ok(gradient_compute(gradient, &batch, present, 3, &values, 0.1f));
+            int given = assert_parts_were_final(&watcher, &reduction);
+            if (*parts >= 0) assert_int_equal(given, *parts); /* the same on each rank */
+            *parts = given;
+        }
         gradient_close(gradient);
     }
     float *sum = NULL, *copy = malloc((size_t)net->length * sizeof *copy);
@@ -145,9 +217,17 @@ static float *step_sum(Net *net, int64_t count, int shards, int ranks, int worke
     for (int s = 0; s < shards; s++)
         free(nodes[s].data);
     free(nodes);
+    free(present);
     free_shards(all, shards);
     workers_close(threads);
     return copy;
+}
+
+static float *step_sum(Net *net, int64_t count, int shards, int ranks, int workers) {
+    int parts;
+    float *sum = step_in_parts(net, count, shards, ranks, workers, 0, &parts);
+    assert_int_equal(parts, 0);
+    return sum;
 }
 
 static void check_split(const char *device, const char *arch, int64_t count, int shards) {
@@ -178,6 +258,46 @@ static void uneven_and_empty_shards_give_the_same_bits(void **unused) {
     check_split("cpu", "mlp", 5, 8);
     check_split("cpu", "resnet20", 19, 7);
     check_split("reference", "mlp", 3, 8);
+}
+
+/* Parts of one node each, of a few, and one that no part reaches; ranks with and without samples. */
+static void check_parts(const char *arch, int64_t count, int shards, int parts_at_least) {
+    Net net;
+    open_net(&net, "cpu", arch, 0.25, 1);
+    float *whole = step_sum(&net, count, shards, 1, 1);
+    const int64_t sizes[] = {16, net.length / 4, 2 * net.length};
+    for (int ranks = 1; ranks <= shards; ranks += 2)
+        for (int i = 0; i < 3; i++) {
+            int parts;
+            float *sum = step_in_parts(&net, count, shards, ranks, 1, sizes[i], &parts);
+            if (memcmp(whole, sum, (size_t)net.length * sizeof *whole) != 0)
+                fail_msg("%s: %d parts on %d ranks differ from the whole", arch, parts,
+                         ranks);
+            assert_true(i != 0 || parts >= parts_at_least);
+            assert_true(i != 1 || parts <= 4);
+            assert_true(i != 2 || parts == 0);
+            free(sum);
+        }
+    free(whole);
+    close_net(&net);
+}
+
+static void parts_are_final_when_given_and_change_no_bit(void **unused) {
+    (void)unused;
+    check_parts("mlp", 100, 12, 2);
+    check_parts("mlp", 5, 8, 2); /* ranks without a sample */
+    check_parts("resnet20", 19, 7, 20);
+    check_parts("lenet", 24, 8, 4);
+}
+
+static void several_workers_give_no_parts(void **unused) {
+    (void)unused;
+    Net net;
+    int parts;
+    open_net(&net, "cpu", "mlp", 0.25, 2);
+    free(step_in_parts(&net, 24, 8, 2, 2, 16, &parts));
+    assert_int_equal(parts, 0);
+    close_net(&net);
 }
 
 static double loss_at(Net *net, int64_t count) {
@@ -223,6 +343,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_ranks_and_threads_give_the_same_bits_on_the_cpu),
         cmocka_unit_test(uneven_and_empty_shards_give_the_same_bits),
+        cmocka_unit_test(parts_are_final_when_given_and_change_no_bit),
+        cmocka_unit_test(several_workers_give_no_parts),
         cmocka_unit_test(the_gradient_is_the_derivative_of_the_loss),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
