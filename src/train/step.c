@@ -19,6 +19,7 @@ typedef struct {
 struct Step {
     const Setup *setup;
     Reduction *reduction;
+    size_t sum_bytes;
     Feed *feed;
     Gradient *gradient;
     Optimizer *optimizer;
@@ -74,9 +75,24 @@ Status step_open(const Setup *setup, Step **out) {
     ReductionMode mode = strcmp(setup->config->train.reduction, "fast") == 0
                              ? REDUCTION_FAST
                              : REDUCTION_EXACT;
+    BackendMemory before, after;
+    setup->backend->ops->memory(setup->backend, &before);
     TRY(collective->ops->reduction_open(collective, mode, (int)setup->config->train.shards,
                                         result_length(setup->state), &self->reduction));
+    setup->backend->ops->memory(setup->backend, &after);
+    self->sum_bytes = after.used - before.used;
+    if (setup->backend->ops->host_memory) /* not the backend's, then */
+        self->sum_bytes = (size_t)self->reduction->node_count *
+                          (size_t)self->reduction->length * sizeof(float);
     return collective->ops->agree(collective, open_parts(self));
+}
+
+size_t step_sum_bytes(const Step *self) {
+    return self->sum_bytes;
+}
+
+bool step_leaves_work(const Step *self) {
+    return self->reduction->queued;
 }
 
 void step_close(Step *self) {

@@ -44,3 +44,10 @@ Status step_update(Step *step);
 /* Waits for the oldest step that is not collected. Ranks: local; the same numbers on each
  * Errors: STATUS_NOT_FINITE, on every rank: the step changed nothing; else the backend's */
 Status step_collect(Step *step, StepResult *result);
+
+/* Bytes of this rank's gradient sums. */
+size_t step_sum_bytes(const Step *step);
+
+/* Whether work that is given waits on the device for the other ranks' part of it: then a launch in which a
+ * rank has failed cannot close in order. */
+bool step_leaves_work(const Step *step);

@@ -84,6 +84,7 @@ static Status collect_step(Trainer *self) {
     }
     self->launch_steps++;
     self->launch_samples += result.samples;
+    if (self->launch_steps == 1 && trainer_is_first(self)) trainer_print_memory(self);
     report_step(self, &step, &result);
     return STATUS_OK;
 }
@@ -100,6 +101,18 @@ static Status collect_steps(Trainer *self, uint32_t bits) {
     return STATUS_OK;
 }
 
+/* A rank has failed before its part of the step was given. What the others were given may wait for it on
+ * their devices for ever, and with it all that is to be closed: then one says why and all leave. */
+static Status leave(Trainer *self, Status mine) {
+    Collective *collective = self->base.collective;
+    Status failure = trainer_agree(self, mine);
+    if (failure == STATUS_COMM || !step_leaves_work(self->step)) return failure;
+    if (trainer_is_first(self)) status_print(status_failure());
+    TRY(collective->ops->barrier(collective)); /* the text is out */
+    collective->ops->abort(collective, status_exit_code(failure));
+    return failure;
+}
+
 /* One step. *bits: what any rank asked for. */
 static Status run_step(Trainer *self, uint32_t *bits) {
     Setup *base = &self->base;
@@ -109,7 +122,7 @@ static Status run_step(Trainer *self, uint32_t *bits) {
     *bits = requests_take(&self->requests) | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
     TRY(collective->ops->control(collective, bits));
     requests_heard(&self->requests, *bits);
-    if ((*bits & CONTROL_FAILED) != 0) return trainer_agree(self, mine);
+    if ((*bits & CONTROL_FAILED) != 0) return leave(self, mine);
     fault_point("reduce");
     TRY(step_reduce(self->step));
     fault_point("optimizer");

@@ -35,6 +35,7 @@ typedef struct {
     Loader *loader;
     GivenStep given[STEPS_GIVEN]; /* and not collected, the oldest first */
     int given_count;
+    size_t evaluation_bytes; /* of the device's memory */
     int64_t launch_steps, launch_samples, saved_step;
     char saved_name[64];
     double started; /* clock_seconds() at the first step */
@@ -57,6 +58,9 @@ void trainer_note(Status (*write)(Journal *, const char *), Journal *journal,
  * Memory: trainer_stop, also after a failure. Errors: the first failing rank's, on every rank */
 Status trainer_start(Trainer *self);
 void trainer_stop(Trainer *self);
+
+/* Says what the device's memory is used for: once all of it is there, after the first step. */
+void trainer_print_memory(const Trainer *self);
 
 /* Whether the state of this boundary is to be evaluated: where one is configured, once. Due right after
  * a restore: a stop cut it short. */

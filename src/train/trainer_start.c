@@ -102,14 +102,36 @@ static Status own_directory(Trainer *self) {
 static Status open_parts(Trainer *self) {
     Setup *base = &self->base;
     LoaderOptions evaluation = setup_loader(base, false);
+    BackendMemory before, after;
+    base->backend->ops->memory(base->backend, &before);
     if (evaluation.samples->count > 0)
         TRY(evaluator_open(base->graph, base->state, base->backend, base->workers,
                            base->collective, &evaluation, &self->evaluator));
+    base->backend->ops->memory(base->backend, &after);
+    self->evaluation_bytes = after.used - before.used;
     if (*base->scalars.step < *base->scalars.total_steps) {
         LoaderOptions training = setup_loader(base, true);
         TRY(loader_open(&training, &self->loader));
     }
     return STATUS_OK;
+}
+
+void trainer_print_memory(const Trainer *self) {
+    const Setup *base = &self->base;
+    const double mib = 1048576.0;
+    BackendMemory memory;
+    base->backend->ops->memory(base->backend, &memory);
+    size_t state = 0, sums = step_sum_bytes(self->step), used = memory.used;
+    for (int i = 0; i < ARENA_SCALAR; i++)
+        state += base->state->arenas[i].bytes;
+    if (base->backend->ops->host_memory) used += state + sums; /* not the backend's */
+    size_t rest = used - state - sums - self->evaluation_bytes;
+    LOG_I("memory of a rank's device, MiB: parameters, moments and buffers %.1f, gradient "
+          "sums %.1f, activations and workspace %.1f, evaluation %.1f",
+          (double)state / mib, (double)sums / mib, (double)rest / mib,
+          (double)self->evaluation_bytes / mib);
+    LOG_I("%.1f MiB used in all, %.1f of %.1f MiB free", (double)used / mib,
+          (double)memory.free / mib, (double)memory.total / mib);
 }
 
 static void print_start(const Trainer *self) {
