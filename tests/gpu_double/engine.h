@@ -67,6 +67,8 @@ struct VendorQueue {
     std::shared_ptr<Lane> lane = std::make_shared<Lane>();
     std::shared_ptr<Capture> capture;
     size_t captured_lane = 0;
+    bool awaits_exchange =
+        false; /* one that is still under way: nothing may be given meanwhile */
 };
 
 struct VendorEvent {
@@ -171,4 +173,5 @@ int inject_rank();
 /* A failure that was injected into the call under way and shall show later; cleared by asking. */
 void inject_set_late(const std::string &why);
 bool inject_take_late(std::string *why);
+bool inject_take_hang(); /* the call under way shall never be done; cleared by asking */
 void inject_write_counts();

@@ -20,6 +20,7 @@ static std::vector<Rule> rules;
 static std::map<std::string, int> counts;
 static int fired;
 static std::string late;
+static bool hang;
 
 int inject_rank() {
     static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
@@ -73,6 +74,7 @@ static void read_rules() {
 Injection inject_at(const char *function) {
     static const char *const verbs[] = {"", "failure", "late failure", "hang"};
     read_rules();
+    hang = false;
     int count = ++counts[function];
     for (const Rule &rule : rules) {
         if (rule.function != function || rule.occurrence != count) continue;
@@ -80,6 +82,7 @@ Injection inject_at(const char *function) {
         fired++;
         fprintf(stderr, "gpu_double: injected %s of %s, call %d, rank %d\n",
                 verbs[(int)rule.kind], function, count, inject_rank());
+        hang = rule.kind == Injection::HANG;
         return rule.kind;
     }
     return Injection::NONE;
@@ -94,6 +97,12 @@ bool inject_take_late(std::string *why) {
     *why = late;
     late.clear();
     return true;
+}
+
+bool inject_take_hang() {
+    bool taken = hang;
+    hang = false;
+    return taken;
 }
 
 void inject_write_counts() {
@@ -116,6 +125,7 @@ void double_reset(void) {
     rules.clear();
     counts.clear();
     late.clear();
+    hang = false;
     fired = 0;
     rules_read = false;
     if (!engine.open) engine.failure.clear(); /* of an opening that was made to fail */

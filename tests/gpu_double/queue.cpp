@@ -94,6 +94,11 @@ void engine_drain(std::unique_lock<std::mutex> &lock) {
 /* ---- giving work */
 
 Status queue_append(VendorQueue *queue, Work work) {
+    if (queue->awaits_exchange)
+        return engine_fail("queue",
+                           "work is given while an exchange is still under way: poll "
+                           "its communicator first");
+    if (inject_take_hang()) work.run = [] { return Progress::PENDING; };
     std::string why;
     if (inject_take_late(&why))
         work.run = [why] {
