@@ -56,7 +56,7 @@ Status engine_fail(const char *function, const char *format, ...) {
 }
 
 void engine_break(const std::string &why) {
-    if (engine.failure.empty()) engine.failure = why;
+    if (engine.open && engine.failure.empty()) engine.failure = why;
 }
 
 void engine_misuse(const char *function, const char *what) {
