@@ -85,6 +85,11 @@ Status vendor_open(int index, VendorDevice *device) {
     TRY_CUDA(cudaSetDevice(index));
     struct cudaDeviceProp found;
     TRY_CUDA(cudaGetDeviceProperties(&found, index));
+    if (found.major < 8)
+        return FAIL(STATUS_UNSUPPORTED,
+                    "use a GPU of Ampere's generation or later, or set device: cpu",
+                    "device %d (%.63s) is sm_%d%d: there are kernels for sm_80 and later",
+                    index, found.name, found.major, found.minor);
     opened.index = my_index = index;
     snprintf(opened.name, sizeof opened.name, "%.63s", found.name);
 
