@@ -46,6 +46,20 @@ static int read_networks(void **state) {
     return convolutions_add_resnet50(&networks, 32) ? 0 : -1;
 }
 
+/* One of many, for what is asked of any. */
+static const VendorConvolution example = {.direction = VENDOR_BACKWARD_WEIGHTS,
+                                          .n = 16,
+                                          .c = 64,
+                                          .h = 28,
+                                          .w = 28,
+                                          .m = 64,
+                                          .r = 3,
+                                          .s = 3,
+                                          .stride = 1,
+                                          .padding = 1,
+                                          .groups = 1,
+                                          .type = VENDOR_F32};
+
 /* ---- what is true of every plan */
 
 /* Notes of the engine that a text names, as bits. */
@@ -169,20 +183,24 @@ static void bf16_plans_on_ampere_use_tensor_cores(void **state) {
     assert_true(check_networks(a100, VENDOR_BF16, false) > 2 * networks.count);
 }
 
-/* ---- what is refused */
+static void grouped_convolutions_plan_in_all_directions(void **state) {
+    (void)state;
+    ConvolutionTarget target;
+    assert_ok(convolution_target_describe(h200, &target));
+    for (int groups = 4; groups <= 64; groups *= 4) /* 64: one channel each */
+        for (int direction = VENDOR_FORWARD; direction <= VENDOR_BACKWARD_WEIGHTS;
+             direction++)
+            for (int type = VENDOR_F32; type <= VENDOR_BF16; type++) {
+                VendorConvolution one = example;
+                one.direction = (VendorDirection)direction;
+                one.type = (VendorType)type;
+                one.groups = groups;
+                check(&target, &one);
+            }
+    convolution_target_close(&target);
+}
 
-static const VendorConvolution example = {.direction = VENDOR_BACKWARD_WEIGHTS,
-                                          .n = 16,
-                                          .c = 64,
-                                          .h = 28,
-                                          .w = 28,
-                                          .m = 64,
-                                          .r = 3,
-                                          .s = 3,
-                                          .stride = 1,
-                                          .padding = 1,
-                                          .groups = 1,
-                                          .type = VENDOR_F32};
+/* ---- what is refused */
 
 static void a_text_that_names_no_plan_is_refused(void **state) {
     (void)state;
@@ -298,6 +316,7 @@ int main(void) {
         cmocka_unit_test(tf32_plans_on_hopper_use_tensor_cores),
         cmocka_unit_test(fp32_plans_on_ampere_are_full_fp32),
         cmocka_unit_test(bf16_plans_on_ampere_use_tensor_cores),
+        cmocka_unit_test(grouped_convolutions_plan_in_all_directions),
         cmocka_unit_test(a_text_that_names_no_plan_is_refused),
         cmocka_unit_test(a_text_that_names_an_unrepeatable_plan_is_refused),
         cmocka_unit_test(a_plan_of_tensor_cores_is_refused_without_tf32),

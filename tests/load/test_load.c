@@ -154,7 +154,8 @@ static void without_a_gpu_the_real_module_loads_and_says_so(void **state) {
     char text[4096];
     if (real[0] == '\0' || cuda_device_count() > 0) skip();
     assert_int_equal(run_copy("cuda", real, BESIDE, text), 2);
-    assert_text(text, "CUDA");
+    assert_text(text, "no CUDA device is visible");
+    assert_text(text, "set device: cpu");
 }
 
 int main(int argc, char **argv) {

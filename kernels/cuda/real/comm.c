@@ -9,6 +9,7 @@
 struct VendorComm {
     ncclComm_t comm;
     int rank, size;
+    bool grouped; /* between group_begin and group_end */
 };
 
 enum { CLOSE_WAIT_MS = 10000 };
@@ -80,6 +81,7 @@ Status vendor_comm_poll(VendorComm *comm, bool *ready) {
 
 Status vendor_group_begin(VendorComm *comm) {
     TRY_NCCL(comm, ncclGroupStart());
+    comm->grouped = true;
     return STATUS_OK;
 }
 
@@ -100,6 +102,7 @@ Status vendor_receive(VendorQueue *queue, VendorComm *comm, float *data, int64_t
 
 Status vendor_group_end(VendorComm *comm) {
     TRY(real_use_device());
+    comm->grouped = false;
     TRY_NCCL(comm, ncclGroupEnd());
     return STATUS_OK;
 }
@@ -122,6 +125,7 @@ Status vendor_all_reduce(VendorQueue *queue, VendorComm *comm, float *sum,
 
 void vendor_comm_abort(VendorComm *comm) {
     if (comm == NULL) return;
+    if (comm->grouped) ncclGroupEnd(); /* else the abort would wait for the group, too */
     if (comm->comm != NULL && real_use_device() == STATUS_OK) ncclCommAbort(comm->comm);
     free(comm);
 }
