@@ -13,7 +13,7 @@ static const struct {
 } commands[] = {
     {"train", train_main, "train a run, or go on with it (under mpirun, srun, or alone)"},
     {"eval", eval_main, "evaluate a checkpoint"},
-    {"checkpoints", checkpoints_main, "ls, show, verify, diff checkpoints"},
+    {"checkpoints", checkpoints_main, "ls, show, verify, diff, copy checkpoints"},
     {"verify-resume", verify_resume_main, "prove on your own run that kills change no bit"},
 };
 

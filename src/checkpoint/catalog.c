@@ -25,7 +25,7 @@ void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]) {
              (long long)step);
 }
 
-static int newest_first(const void *a, const void *b) {
+int catalog_newest_first(const void *a, const void *b) {
     const CatalogItem *first = a, *second = b;
     if (first->generation != second->generation)
         return first->generation < second->generation ? 1 : -1;
@@ -135,7 +135,7 @@ Status catalog_open_at(int directory, Catalog *out) {
             item->step = name->step;
         }
     }
-    qsort(items, (size_t)out->count, sizeof *items, newest_first);
+    qsort(items, (size_t)out->count, sizeof *items, catalog_newest_first);
     for (int i = 0; i < out->count; i++) {
         char mark[CATALOG_NAME + 16];
         snprintf(mark, sizeof mark, "%s.rejected", items[i].name);

@@ -49,6 +49,9 @@ bool catalog_has_any(const Catalog *catalog);
 /* A failure's text without the file name in front of it. */
 const char *catalog_reason(const char *name, const char *text);
 
+/* Order of items, for qsort: generation down, then step down. */
+int catalog_newest_first(const void *a, const void *b);
+
 /* Name for a generation and step. */
 void catalog_name(int64_t generation, int64_t step, char name[CATALOG_NAME]);
 

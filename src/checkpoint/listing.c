@@ -22,7 +22,7 @@ static bool is_temporary(const char *name, long long *generation) {
     return sscanf(name, ".owner.g%lld.%n", generation, &end) == 1 && end > 0;
 }
 
-static void classify(const char *name, Listed *out) {
+void listing_tell(const char *name, Listed *out) {
     long long generation = 0, step = 0;
     char again[CATALOG_NAME], longer[CATALOG_NAME + 16];
     *out = (Listed){.kind = LISTED_OTHER};
@@ -73,7 +73,7 @@ Status listing_read(int directory, Listing *out) {
             }
             out->names = names;
         }
-        classify(found->d_name, &out->names[out->count++]);
+        listing_tell(found->d_name, &out->names[out->count++]);
     }
     int error = errno;
     closedir(stream);

@@ -26,6 +26,9 @@ typedef struct {
     int count;
 } Listing;
 
+/* What a single name is, wherever it was found. */
+void listing_tell(const char *name, Listed *out);
+
 /* Reads all names, in no order. Ranks: local
  * Memory:  *out is the caller's: listing_free
  * Errors:  STATUS_IO, STATUS_MEMORY */

@@ -2,83 +2,10 @@
 #include "src/cli/checkpoints.h"
 
 #include "src/cli/cli.h"
-#include "src/core/file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-/* ---- what an argument means */
-
-Status checkpoints_catalog(const char *path, Catalog *out) {
-    char inside[PATH_MAX];
-    struct stat about;
-    *out = (Catalog){.directory = -1};
-    if (stat(path, &about) != 0)
-        return FAIL(STATUS_USAGE, file_fix_for(errno), "cannot find %s: %s", path,
-                    strerror(errno));
-    if (!S_ISDIR(about.st_mode))
-        return FAIL(STATUS_USAGE, "name a run directory", "%s is not a directory", path);
-    snprintf(inside, sizeof inside, "%s/checkpoints", path);
-    if (stat(inside, &about) == 0) return catalog_open(path, out);
-    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
-                    strerror(errno));
-    Status listed = catalog_open_at(directory, out);
-    if (listed != STATUS_OK) close(directory);
-    return listed;
-}
-
-static Status choose_newest(const char *path, ChosenCheckpoint *out) {
-    Catalog catalog;
-    TRY(checkpoints_catalog(path, &catalog));
-    for (int i = 0; i < catalog.count; i++) {
-        if (catalog.items[i].verdict != CHECKPOINT_VALID) continue;
-        strcpy(out->name, catalog.items[i].name);
-        out->directory = catalog.directory;
-        catalog.directory = -1; /* it is the choice's now */
-        break;
-    }
-    int count = catalog.count;
-    catalog_close(&catalog);
-    if (out->directory >= 0) return STATUS_OK;
-    return FAIL(STATUS_NO_CHECKPOINT, "rekindle checkpoints ls tells why",
-                "%s holds %d checkpoint(s), none of them valid", path, count);
-}
-
-Status checkpoints_choose(const char *path, ChosenCheckpoint *out) {
-    *out = (ChosenCheckpoint){.directory = -1};
-    char whole[PATH_MAX];
-    struct stat about;
-    if (realpath(path, whole) == NULL || stat(whole, &about) != 0)
-        return FAIL(STATUS_USAGE, file_fix_for(errno), "cannot find %s: %s", path,
-                    strerror(errno));
-    if (S_ISDIR(about.st_mode)) return choose_newest(path, out);
-    char *slash = strrchr(whole, '/');
-    snprintf(out->name, sizeof out->name, "%.255s", slash + 1);
-    slash[slash == whole ? 1 : 0] = '\0';
-    out->directory = open(whole, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (out->directory >= 0) return STATUS_OK;
-    return FAIL(STATUS_IO, file_fix_for(errno), "cannot open the directory of %s: %s", path,
-                strerror(errno));
-}
-
-void checkpoints_release(ChosenCheckpoint *chosen) {
-    if (chosen->directory >= 0) close(chosen->directory);
-    chosen->directory = -1;
-}
-
-Status checkpoints_damaged(Status status) {
-    if (status != STATUS_CORRUPT) return status;
-    Failure failure = *status_failure();
-    failure.code = STATUS_NO_CHECKPOINT;
-    return status_adopt(&failure);
-}
 
 /* ---- printing */
 
@@ -212,9 +139,14 @@ static void print_block(const char *name, const UserBlock *block) {
 static Status show(const CheckpointsArguments *arguments) {
     ChosenCheckpoint chosen;
     UserBlock block;
-    TRY(checkpoints_choose(arguments->paths[0], &chosen));
-    Status read = checkpoint_read_user_block(chosen.directory, chosen.name, &block);
-    checkpoints_release(&chosen);
+    Status read;
+    if (store_url_is(arguments->paths[0])) {
+        read = checkpoints_show_stored(arguments->paths[0], chosen.name, &block);
+    } else {
+        TRY(checkpoints_choose(arguments->paths[0], &chosen));
+        read = checkpoint_read_user_block(chosen.directory, chosen.name, &block);
+        checkpoints_release(&chosen);
+    }
     TRY(checkpoints_damaged(read));
     if (arguments->json)
         checkpoints_print_json(block_json(chosen.name, &block));
@@ -265,23 +197,56 @@ static Status verify_one(Verification *verification, int directory, const char *
     return STATUS_OK;
 }
 
+/* Each is downloaded, verified and thrown away before the next. */
+static Status verify_stored(Verification *verification, const ObjectPlace *place,
+                            const char *name, const char *shown) {
+    ChosenCheckpoint chosen;
+    UserBlock none = {0};
+    Status status = checkpoints_download(place, name, &chosen);
+    if (status == STATUS_CORRUPT) {
+        note_result(verification, shown, &none, status_failure()->what);
+        return STATUS_OK;
+    }
+    TRY(status);
+    status = verify_one(verification, chosen.directory, chosen.name, shown);
+    checkpoints_release(&chosen);
+    return status;
+}
+
 static Status verify_directory(Verification *verification, const char *path) {
     Catalog catalog;
+    ObjectPlace place = {.store = NULL};
     TRY(checkpoints_catalog(path, &catalog));
     Status status = STATUS_OK;
+    if (store_url_is(path)) status = object_place_open(path, NULL, &place);
     for (int i = 0; i < catalog.count && status == STATUS_OK; i++) {
         const CatalogItem *item = &catalog.items[i];
         if (item->verdict == CHECKPOINT_REJECTED)
             note_result(verification, item->name, &item->block, item->reason);
+        else if (place.store != NULL)
+            status = verify_stored(verification, &place, item->name, item->name);
         else
             status = verify_one(verification, catalog.directory, item->name, item->name);
     }
+    object_place_close(&place);
     catalog_close(&catalog);
+    return status;
+}
+
+static Status verify_url(Verification *verification, const char *url) {
+    ObjectPlace place;
+    Status status = object_place_open(url, NULL, &place);
+    if (status == STATUS_OK && place.name[0] != '\0')
+        status = verify_stored(verification, &place, place.name, url);
+    else if (status == STATUS_OK)
+        status = verify_directory(verification, url);
+    object_place_close(&place);
     return status;
 }
 
 static Status verify_path(Verification *verification, const char *path) {
     struct stat about;
+    if (store_url_is(path)) return verify_url(verification, path);
     if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
         return verify_directory(verification, path);
     ChosenCheckpoint chosen;
@@ -317,22 +282,34 @@ static const struct {
     const char *help;
 } parts[] = {
     {"ls", 1, 1,
-     "usage: rekindle checkpoints ls DIR [--json]\n\n"
+     "usage: rekindle checkpoints ls DIR|s3://BUCKET/PREFIX [--json]\n\n"
      "Lists a run's checkpoints, newest first: step, epoch, size, metrics, and whether "
      "each\n"
      "counts. Only the commit records are read; `verify` reads everything.\n"},
     {"show", 1, 1,
-     "usage: rekindle checkpoints show FILE|DIR [--json]\n\n"
+     "usage: rekindle checkpoints show FILE|DIR|s3://… [--json]\n\n"
      "Prints a checkpoint's commit record; of a directory, the newest valid one's.\n"
      "state_digest covers the state's values alone: two runs are bit-equal when it is "
      "equal.\n"},
     {"verify", 1, CHECKPOINTS_PATHS,
-     "usage: rekindle checkpoints verify FILE... | DIR [--json]\n\n"
+     "usage: rekindle checkpoints verify FILE|DIR|s3://…... [--json]\n\n"
      "Reads every byte and checks every digest. Exit code 3 if any file is bad.\n"},
     {"diff", 2, 2,
      "usage: rekindle checkpoints diff A B [--json]\n\n"
      "Compares two checkpoints (files, or directories: their newest valid ones) entry by\n"
      "entry, bit by bit. Exit code 0 if all are equal, 1 if any differs.\n"},
+    {"copy", 2, 2,
+     "usage: rekindle checkpoints copy FILE|DIR s3://BUCKET/PREFIX [--json]\n"
+     "       rekindle checkpoints copy s3://BUCKET/PREFIX[/NAME.h5] DIR|NAME.h5 "
+     "[--json]\n\n"
+     "Copies a checkpoint, or all valid ones, to an object store or from it; each is "
+     "verified\n"
+     "on this side. A name that exists is never replaced: holding the same state it is a\n"
+     "success. An interrupted upload goes on where it was. DIR is a run directory (made "
+     "where\n"
+     "there is none), or a directory that itself holds the files. Credentials and region "
+     "come\n"
+     "from AWS_… variables or ~/.aws/credentials, other stores from AWS_ENDPOINT_URL.\n"},
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
@@ -341,7 +318,8 @@ static const char help[] =
     "       rekindle checkpoints show FILE|DIR      what one says of itself\n"
     "       rekindle checkpoints verify FILE...|DIR whether every byte is right\n"
     "       rekindle checkpoints diff A B           whether two hold the same state\n"
-    "Each takes --json, and --help.\n";
+    "       rekindle checkpoints copy FROM TO       to an object store, or from it\n"
+    "FILE and DIR may be s3://BUCKET/PREFIX[/NAME.h5]. Each takes --json, and --help.\n";
 
 static Status parse(int argc, char **argv, int part, CheckpointsArguments *out) {
     *out = (CheckpointsArguments){.json = false};
@@ -387,7 +365,7 @@ int checkpoints_main(int argc, char **argv) {
         return status_exit_code(STATUS_USAGE);
     }
     if (part == PARTS)
-        return finish(FAIL(STATUS_USAGE, "use ls, show, verify or diff",
+        return finish(FAIL(STATUS_USAGE, "use ls, show, verify, diff or copy",
                            "rekindle checkpoints has no part \"%s\"", argv[0]),
                       0);
     CheckpointsArguments arguments;
@@ -401,6 +379,9 @@ int checkpoints_main(int argc, char **argv) {
         return finish(show(&arguments), 0);
     case 'v':
         status = verify(&arguments, &found);
+        return finish(status, found ? status_exit_code(STATUS_NO_CHECKPOINT) : 0);
+    case 'c':
+        status = checkpoints_copy(&arguments, &found);
         return finish(status, found ? status_exit_code(STATUS_NO_CHECKPOINT) : 0);
     default:
         status = checkpoints_diff(&arguments, &found);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/checkpoint/catalog.h"
+#include "src/checkpoint/object_store.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -18,13 +19,22 @@ typedef struct {
 typedef struct {
     int directory;
     char name[NAME_MAX + 1];
+    char folder[64]; /* of a download, removed with it; empty: none */
 } ChosenCheckpoint;
 
-/* Errors: STATUS_USAGE when the path is not there, STATUS_NO_CHECKPOINT when a directory holds none */
+/* What s3:// means is downloaded into a folder of its own, below TMPDIR, and verified.
+ * Errors: STATUS_USAGE when the path is not there, STATUS_NO_CHECKPOINT when a directory holds none */
 Status checkpoints_choose(const char *path, ChosenCheckpoint *out);
+/* The commit record of what s3:// means; of a prefix, the newest valid one's. Errors: the same */
+Status checkpoints_show_stored(const char *url, char name[NAME_MAX + 1], UserBlock *out);
 void checkpoints_release(ChosenCheckpoint *chosen);
 
-/* A run directory, or a directory that itself holds the files. */
+/* The same of a name in a store. */
+Status checkpoints_download(const ObjectPlace *place, const char *name,
+                            ChosenCheckpoint *out);
+
+/* A run directory, a directory that itself holds the files, or s3:// with what is under that prefix (then
+ * its directory is -1). */
 Status checkpoints_catalog(const char *path, Catalog *out);
 
 /* Damage asked about by name is exit code 3, "no valid checkpoint", not a fault of the program. */
@@ -34,6 +44,9 @@ void checkpoints_print_json(json_t *json); /* takes the reference */
 
 /* "12.3 MiB" */
 void checkpoints_size(int64_t bytes, char text[32]);
+
+/* Copies between a directory and a store. *missed: some could not be copied, and why was said. */
+Status checkpoints_copy(const CheckpointsArguments *arguments, bool *missed);
 
 /* Compares two checkpoints entry by entry. *differ tells the exit code. */
 Status checkpoints_diff(const CheckpointsArguments *arguments, bool *differ);

@@ -28,14 +28,20 @@ directions)
     refuse '#include <(nccl|cuda|cudnn|cublas)' 'what a GPU vendor calls goes through kernels/cuda/vendor.h' \
         $(files 'kernels/*.[ch]' 'kernels/*.cu' | grep -v '^kernels/cuda/real/')
     refuse '#include <mpi' 'messages belong into dist/' $(files 'kernels/*.[ch]')
-    refuse '#include "(dist|src/(train|model|data|checkpoint))/' 'kernels/ uses src/core, src/state and the table only' $(files 'kernels/*.[ch]')
-    refuse '#include "(kernels|src/(train|model|data|checkpoint))/' 'dist/ uses src/core, src/state and the table only' \
+    refuse '#include "(dist|src/(train|model|data|checkpoint|store))/' 'kernels/ uses src/core, src/state and the table only' $(files 'kernels/*.[ch]')
+    refuse '#include "(kernels|src/(train|model|data|checkpoint|store))/' 'dist/ uses src/core, src/state and the table only' \
         $(files 'dist/*.[ch]' | grep -v '^dist/cuda/')
     # the one exception: sums of device memory are made where that memory is
     refuse '#include "(kernels/[^c]|src/(train|model|data|checkpoint))' 'dist/cuda uses kernels/cuda and the tables only' \
         $(files 'dist/cuda/*.h' 'src/collective.h')
-    refuse '#include "src/(state|model|data|checkpoint|train|backend|collective)' 'core stands below every other room' \
+    refuse '#include "src/(state|model|data|checkpoint|store|train|backend|collective)' 'core stands below every other room' \
         $(files 'src/core/*.[ch]')
+    refuse '#include "src/(state|model|data|checkpoint|train|backend|collective)' 'a store moves bytes and knows no checkpoint' \
+        $(files 'src/store/*.[ch]')
+    refuse '#include <(curl|expat|openssl)' 'what goes over the network goes through src/store' \
+        $(files '*.[ch]' | grep -v '^src/store/')
+    refuse '#include "src/store/' 'objects are for checkpoints: src/checkpoint/object_store.h' \
+        $(files 'src/state/*.[ch]' 'src/data/*.[ch]' 'src/model/*.[ch]' 'src/train/*.[ch]')
     refuse '#include "src/(model|data|checkpoint|train)/' 'the registry knows nobody above it' $(files 'src/state/*.[ch]')
     refuse '#include "src/(train|model)/' 'checkpoints hold any state' $(files 'src/checkpoint/*.[ch]')
     refuse '#include "src/(train|checkpoint)/' 'a model knows no training and no files' $(files 'src/model/*.[ch]')
