@@ -140,13 +140,53 @@ static void an_installed_module_is_found(void **state) {
     assert_text(text, "is gone");
 }
 
+/* With another driver in the real one's place: the loader looks into this folder first. */
+static int run_auto(const char *driver, const char *module, char text[4096]) {
+    char path[2 * PATH_MAX], before[PATH_MAX] = "";
+    const char *given = getenv("LD_LIBRARY_PATH");
+    if (given != NULL) snprintf(before, sizeof before, "%s", given);
+    snprintf(path, sizeof path, "%s:%s", driver == NULL ? "" : module_named(driver),
+             before);
+    if (driver != NULL) assert_int_equal(setenv("LD_LIBRARY_PATH", path, 1), 0);
+    int code = run_copy("auto", module == NULL ? NULL : module_named(module), BESIDE, text);
+    if (given == NULL)
+        unsetenv("LD_LIBRARY_PATH");
+    else
+        assert_int_equal(setenv("LD_LIBRARY_PATH", before, 1), 0);
+    return code;
+}
+
 static void without_a_gpu_auto_takes_the_cpu_and_says_so(void **state) {
     (void)state;
+    static const char *const drivers[] = {NULL, "driver_none", "driver_broken"};
     char text[4096];
-    if (cuda_device_count() > 0) skip();
-    assert_int_equal(run_copy("auto", module_named("failing.so"), BESIDE, text), 0);
-    assert_text(text, "device: auto finds no GPU and takes the CPU");
+    for (int i = cuda_device_count() > 0 ? 1 : 0; i < 3; i++) {
+        assert_int_equal(run_auto(drivers[i], "failing.so", text), 0);
+        assert_text(text, "device: auto finds no GPU and takes the CPU");
+        assert_text(text, "opened cpu");
+    }
+}
+
+static void with_a_gpu_auto_takes_it(void **state) {
+    (void)state;
+    char text[4096];
+    assert_int_equal(run_auto("driver_one", "failing.so", text), 1);
+    assert_text(text, "device with 3 workers is gone");
+}
+
+static void with_a_gpu_but_no_module_auto_takes_the_cpu_and_warns(void **state) {
+    (void)state;
+    char text[4096];
+    assert_int_equal(run_auto("driver_one", NULL, text), 0);
+    assert_text(text, "warning: device: auto takes the CPU: there is a GPU");
     assert_text(text, "opened cpu");
+}
+
+static void with_a_gpu_a_module_that_does_not_load_is_no_reason_for_the_cpu(void **state) {
+    (void)state;
+    char text[4096];
+    assert_int_equal(run_auto("driver_one", "foreign.so", text), 2);
+    assert_text(text, "is no CUDA module of this program");
 }
 
 static void without_a_gpu_the_real_module_loads_and_says_so(void **state) {
@@ -173,6 +213,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_failure_inside_the_module_is_the_programs_own),
         cmocka_unit_test(an_installed_module_is_found),
         cmocka_unit_test(without_a_gpu_auto_takes_the_cpu_and_says_so),
+        cmocka_unit_test(with_a_gpu_auto_takes_it),
+        cmocka_unit_test(with_a_gpu_but_no_module_auto_takes_the_cpu_and_warns),
+        cmocka_unit_test(with_a_gpu_a_module_that_does_not_load_is_no_reason_for_the_cpu),
         cmocka_unit_test(without_a_gpu_the_real_module_loads_and_says_so),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
