@@ -17,6 +17,7 @@
 #include <map>
 
 static const size_t RANGE_BYTES = (size_t)1 << 38, PAGE = 4096;
+static const size_t PINNED_POISON = 1 << 20; /* poisoning all of a large ring takes long */
 enum { PATTERN = 0xC7 };
 
 struct Allocation {
@@ -136,8 +137,11 @@ void memory_close() {
     opened = false;
 }
 
+/* Each at its own place of the file: neighbours then are one mapping, and thousands of released
+ * allocations cost nothing. */
 static bool map_guard(char *at, size_t bytes) {
-    return mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_FIXED, empty_file, 0) != MAP_FAILED;
+    return mmap(at, bytes, opened ? PROT_READ | PROT_WRITE : PROT_NONE,
+                MAP_PRIVATE | MAP_FIXED, empty_file, at - range) != MAP_FAILED;
 }
 
 Status memory_allocate(size_t bytes, void **out) {
@@ -181,12 +185,12 @@ void memory_release(void *device) {
         engine_misuse("vendor_release", "this is no device memory that is allocated");
     char *memory = static_cast<char *>(device);
     size_t bytes = found->second.bytes;
-    memory_open();
+    size_t room = whole_pages(bytes == 0 ? 1 : bytes);
+    mprotect(memory + room - PAGE, PAGE, PROT_READ);
     check_pattern(memory, bytes, found->second.number);
-    if (!map_guard(memory, whole_pages(bytes == 0 ? 1 : bytes))) abort();
+    if (!map_guard(memory, room)) abort();
     found->second.released = true;
     used -= bytes;
-    memory_close();
 }
 
 size_t memory_used() {
@@ -233,7 +237,7 @@ Status memory_allocate_pinned(size_t bytes, void **out) {
     if (memory == MAP_FAILED)
         return FAIL(STATUS_MEMORY, "free memory of this machine",
                     "vendor_allocate_pinned: this machine gives no %zu bytes", bytes);
-    memset(memory, 0xFF, room);
+    memset(memory, 0xFF, room < PINNED_POISON ? room : PINNED_POISON);
     pinned[(uintptr_t)memory] = {bytes, true};
     *out = memory;
     return STATUS_OK;
