@@ -19,38 +19,51 @@ template <typename T> struct Normalise {
     bool relu;
 };
 
-template <typename T, int WIDTH> KERNEL void normalise_kernel(Normalise<T> n, Columns cut) {
-    constexpr int AT_ONCE = WIDTH == 8 ? 2 : 4; /* rows: first all loads, then all stores */
+/* What a thread keeps of its columns. */
+template <int WIDTH> struct NormaliseColumns {
+    float gamma[WIDTH], beta[WIDTH], mean[WIDTH], inverse_std[WIDTH];
+};
+
+/* ROWS elements of each column, `apart` from each other: all loads, then all stores. */
+template <int ROWS, typename T, int WIDTH>
+DEVICE void normalise_rows(const Normalise<T> &n, const NormaliseColumns<WIDTH> &of,
+                           int64_t at, int64_t apart) {
+    float x[ROWS][WIDTH], residual[ROWS][WIDTH];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        lanes_load<WIDTH>(x[k], n.x + at + k * apart);
+        if (n.residual != nullptr)
+            lanes_load<WIDTH>(residual[k], n.residual + at + k * apart);
+    }
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) {
+            float value = element_batch_norm(x[k][i], of.mean[i], of.inverse_std[i],
+                                             of.gamma[i], of.beta[i]);
+            if (n.residual != nullptr) value += residual[k][i];
+            x[k][i] = n.relu ? element_relu(value) : value;
+        }
+        lanes_store<WIDTH>(n.y + at + k * apart, x[k]);
+    }
+}
+
+template <typename T, int WIDTH>
+KERNEL void normalise_kernel(Normalise<T> n, Columns cut) {
+    constexpr int AT_ONCE = WIDTH == 8 ? 2 : 4;
     const ColumnsPlace place = columns_place<WIDTH>(cut);
     if (place.column >= cut.columns) return;
-    float gamma[WIDTH], beta[WIDTH], mean[WIDTH], inverse_std[WIDTH];
-    lanes_load<WIDTH>(gamma, n.gamma + place.column);
-    lanes_load<WIDTH>(beta, n.beta + place.column);
-    lanes_load<WIDTH>(mean, n.mean + place.column);
-    lanes_load<WIDTH>(inverse_std, n.inverse_std + place.column);
-    for (int64_t row = place.row; row < place.end; row += AT_ONCE * place.step) {
-        float x[AT_ONCE][WIDTH], residual[AT_ONCE][WIDTH];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (row + k * place.step >= place.end) break;
-            int64_t at = (row + k * place.step) * cut.columns + place.column;
-            lanes_load<WIDTH>(x[k], n.x + at);
-            if (n.residual != nullptr) lanes_load<WIDTH>(residual[k], n.residual + at);
-        }
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (row + k * place.step >= place.end) break;
-#pragma unroll
-            for (int i = 0; i < WIDTH; i++) {
-                float value =
-                    element_batch_norm(x[k][i], mean[i], inverse_std[i], gamma[i], beta[i]);
-                if (n.residual != nullptr) value += residual[k][i];
-                x[k][i] = n.relu ? element_relu(value) : value;
-            }
-            lanes_store<WIDTH>(n.y + (row + k * place.step) * cut.columns + place.column,
-                               x[k]);
-        }
-    }
+    NormaliseColumns<WIDTH> of;
+    lanes_load<WIDTH>(of.gamma, n.gamma + place.column);
+    lanes_load<WIDTH>(of.beta, n.beta + place.column);
+    lanes_load<WIDTH>(of.mean, n.mean + place.column);
+    lanes_load<WIDTH>(of.inverse_std, n.inverse_std + place.column);
+    const int64_t apart = place.step * cut.columns;
+    int64_t row = place.row;
+    for (; row + (AT_ONCE - 1) * place.step < place.end; row += AT_ONCE * place.step)
+        normalise_rows<AT_ONCE>(n, of, row * cut.columns + place.column, apart);
+    for (; row < place.end; row += place.step)
+        normalise_rows<1>(n, of, row * cut.columns + place.column, apart);
 }
 
 template <typename T>

@@ -59,39 +59,51 @@ template <typename T> struct Gradient {
     const float *gamma, *mean, *inverse_std, *mean_dgamma, *mean_dbeta;
 };
 
+/* What a thread keeps of its columns. */
+template <int WIDTH> struct GradientColumns {
+    float gamma[WIDTH], mean[WIDTH], inverse_std[WIDTH], mean_dgamma[WIDTH],
+        mean_dbeta[WIDTH];
+};
+
+/* ROWS elements of each column, `apart` from each other: all loads, then all stores. */
+template <int ROWS, typename T, int WIDTH>
+DEVICE void gradient_rows(const Gradient<T> &g, const GradientColumns<WIDTH> &of, int64_t at,
+                          int64_t apart) {
+    float dz[ROWS][WIDTH], x[ROWS][WIDTH];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        relu_gradient<T, WIDTH>(dz[k], g.dy, g.y, at + k * apart);
+        lanes_load<WIDTH>(x[k], g.x + at + k * apart);
+    }
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        if (g.dresidual != nullptr)
+            lanes_store<WIDTH>(g.dresidual + at + k * apart, dz[k]);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            x[k][i] = element_batch_norm_gradient(dz[k][i], x[k][i], of.mean[i],
+                                                  of.inverse_std[i], of.gamma[i],
+                                                  of.mean_dbeta[i], of.mean_dgamma[i]);
+        lanes_store<WIDTH>(g.dx + at + k * apart, x[k]);
+    }
+}
+
 template <typename T, int WIDTH> KERNEL void gradient_kernel(Gradient<T> g, Columns cut) {
     constexpr int AT_ONCE = 2;
     const ColumnsPlace place = columns_place<WIDTH>(cut);
     if (place.column >= cut.columns) return;
-    float gamma[WIDTH], mean[WIDTH], inverse_std[WIDTH], mean_dgamma[WIDTH],
-        mean_dbeta[WIDTH];
-    lanes_load<WIDTH>(gamma, g.gamma + place.column);
-    lanes_load<WIDTH>(mean, g.mean + place.column);
-    lanes_load<WIDTH>(inverse_std, g.inverse_std + place.column);
-    lanes_load<WIDTH>(mean_dgamma, g.mean_dgamma + place.column);
-    lanes_load<WIDTH>(mean_dbeta, g.mean_dbeta + place.column);
-    for (int64_t row = place.row; row < place.end; row += AT_ONCE * place.step) {
-        float dz[AT_ONCE][WIDTH], x[AT_ONCE][WIDTH];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (row + k * place.step >= place.end) break;
-            int64_t at = (row + k * place.step) * cut.columns + place.column;
-            relu_gradient<T, WIDTH>(dz[k], g.dy, g.y, at);
-            lanes_load<WIDTH>(x[k], g.x + at);
-        }
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (row + k * place.step >= place.end) break;
-            int64_t at = (row + k * place.step) * cut.columns + place.column;
-            if (g.dresidual != nullptr) lanes_store<WIDTH>(g.dresidual + at, dz[k]);
-#pragma unroll
-            for (int i = 0; i < WIDTH; i++)
-                x[k][i] =
-                    element_batch_norm_gradient(dz[k][i], x[k][i], mean[i], inverse_std[i],
-                                                gamma[i], mean_dbeta[i], mean_dgamma[i]);
-            lanes_store<WIDTH>(g.dx + at, x[k]);
-        }
-    }
+    GradientColumns<WIDTH> of;
+    lanes_load<WIDTH>(of.gamma, g.gamma + place.column);
+    lanes_load<WIDTH>(of.mean, g.mean + place.column);
+    lanes_load<WIDTH>(of.inverse_std, g.inverse_std + place.column);
+    lanes_load<WIDTH>(of.mean_dgamma, g.mean_dgamma + place.column);
+    lanes_load<WIDTH>(of.mean_dbeta, g.mean_dbeta + place.column);
+    const int64_t apart = place.step * cut.columns;
+    int64_t row = place.row;
+    for (; row + (AT_ONCE - 1) * place.step < place.end; row += AT_ONCE * place.step)
+        gradient_rows<AT_ONCE>(g, of, row * cut.columns + place.column, apart);
+    for (; row < place.end; row += place.step)
+        gradient_rows<1>(g, of, row * cut.columns + place.column, apart);
 }
 
 template <typename T, int WIDTH>
