@@ -48,8 +48,7 @@ DEVICE void normalise_rows(const Normalise<T> &n, const NormaliseColumns<WIDTH> 
     }
 }
 
-template <typename T, int WIDTH>
-KERNEL void normalise_kernel(Normalise<T> n, Columns cut) {
+template <typename T, int WIDTH> KERNEL void normalise_kernel(Normalise<T> n, Columns cut) {
     constexpr int AT_ONCE = WIDTH == 8 ? 2 : 4;
     const ColumnsPlace place = columns_place<WIDTH>(cut);
     if (place.column >= cut.columns) return;

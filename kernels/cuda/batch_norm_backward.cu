@@ -67,8 +67,8 @@ template <int WIDTH> struct GradientColumns {
 
 /* ROWS elements of each column, `apart` from each other: all loads, then all stores. */
 template <int ROWS, typename T, int WIDTH>
-DEVICE void gradient_rows(const Gradient<T> &g, const GradientColumns<WIDTH> &of, int64_t at,
-                          int64_t apart) {
+DEVICE void gradient_rows(const Gradient<T> &g, const GradientColumns<WIDTH> &of,
+                          int64_t at, int64_t apart) {
     float dz[ROWS][WIDTH], x[ROWS][WIDTH];
 #pragma unroll
     for (int k = 0; k < ROWS; k++) {
@@ -77,8 +77,7 @@ DEVICE void gradient_rows(const Gradient<T> &g, const GradientColumns<WIDTH> &of
     }
 #pragma unroll
     for (int k = 0; k < ROWS; k++) {
-        if (g.dresidual != nullptr)
-            lanes_store<WIDTH>(g.dresidual + at + k * apart, dz[k]);
+        if (g.dresidual != nullptr) lanes_store<WIDTH>(g.dresidual + at + k * apart, dz[k]);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++)
             x[k][i] = element_batch_norm_gradient(dz[k][i], x[k][i], of.mean[i],
