@@ -6,6 +6,7 @@
 #include "src/core/clock.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
+#include "src/store/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +31,7 @@ typedef struct {
     const char *path_name;    /* its last part, inside `path` */
     CheckpointReader *reader; /* the candidate, opened and proven as far as its metadata */
     char name[CATALOG_NAME];
+    RestoreDownload download; /* what `path` is, when a store was asked */
 } Search;
 
 static Resume resume_mode(const char *text) {
@@ -57,7 +59,13 @@ static void pass_over(Search *search, const char *name, const char *reason) {
 /* ---- choosing */
 
 static Status begin_path(Search *search) {
-    const char *path = search->request->resume;
+    const RestoreRequest *request = search->request;
+    const char *path = request->resume;
+    if (store_url_is(path)) {
+        TRY(restore_store_fetch(path, request->run_dir, request->read_only,
+                                &search->download));
+        path = search->download.path;
+    }
     if (realpath(path, search->path) == NULL)
         return FAIL(STATUS_NO_CHECKPOINT, "check --resume: rekindle checkpoints ls DIR",
                     "cannot find the checkpoint %s: %s", path, strerror(errno));
@@ -109,7 +117,9 @@ static Status open_path(Search *search) {
     Status opened =
         checkpoint_reader_open(search->path_directory, search->path_name, &search->reader);
     if (opened == STATUS_OK) {
-        snprintf(search->name, sizeof search->name, "%.63s", search->path_name);
+        snprintf(search->name, sizeof search->name, "%.63s",
+                 search->download.path[0] != '\0' ? search->download.name
+                                                  : search->path_name);
         return look_at_candidate(search);
     }
     if (opened == STATUS_USAGE) return opened;
@@ -206,7 +216,9 @@ static Choice describe_choice(const Search *search) {
     choice.restored = true;
     memcpy(choice.name, search->name, sizeof choice.name);
     choice.block = *checkpoint_reader_block(search->reader);
-    if (search->resume == RESUME_PATH) {
+    if (search->download.path[0] != '\0') {
+        snprintf(choice.path, sizeof choice.path, "%s", search->download.path);
+    } else if (search->resume == RESUME_PATH) {
         char home[PATH_MAX], own[PATH_MAX];
         size_t length = (size_t)(search->path_name - search->path) - 1;
         snprintf(own, sizeof own, "%s/checkpoints", search->request->run_dir);
@@ -286,6 +298,10 @@ Status restore_newest(Collective *collective, const RestoreRequest *request, Sta
     checkpoint_reader_close(search.reader);
     if (search.path_directory >= 0) close(search.path_directory);
     catalog_close(&search.catalog);
+    if (outcome == STATUS_OK && !request->read_only)
+        result->download = search.download;
+    else
+        restore_store_drop(&search.download);
     result->seconds = clock_seconds() - start;
     return outcome;
 }
@@ -295,6 +311,7 @@ void restore_result_free(RestoreResult *result) {
     free(result->config);
     free(result->lineage);
     free(result->passed_over);
+    restore_store_drop(&result->download);
     *result = (RestoreResult){.restored = false};
 }
 

@@ -7,17 +7,20 @@
 #pragma once
 
 #include "src/checkpoint/catalog.h"
+#include "src/checkpoint/restore_store.h"
 #include "src/collective.h"
 
 typedef struct {
     const char *run_dir;
-    const char *resume; /* auto | none | must | the path of one checkpoint file */
+    /* auto | none | must | the path of one checkpoint file, or its address in a store */
+    const char *resume;
     /* Looks at a candidate before its tensors move; on rank 0 only. Its failure ends the restore and
      * becomes every rank's (another configuration is no reason to try an older file). NULL: all are
      * accepted. */
     Status (*accept)(void *context, const UserBlock *block, const char *identity,
                      const char *name);
     void *context;
+    bool read_only; /* leave nothing behind: the run directory is another's */
 } RestoreRequest;
 
 typedef struct {
@@ -35,6 +38,7 @@ typedef struct {
     double seconds;
     RestorePassedOver *passed_over; /* rank 0: files found damaged on the way */
     int passed_over_count;
+    RestoreDownload download; /* rank 0: the file at `path`, where it came from a store */
     CatalogSeen seen; /* rank 0: how far the directory had come; nothing for a PATH */
 } RestoreResult;
 
@@ -44,7 +48,8 @@ typedef struct {
  *   auto  the newest valid one; fresh only where there is no checkpoint at all
  *   must  the newest valid one
  *   none  fresh; refused where there are checkpoints, since it would hide them
- *   PATH  that file and no other; symbolic links are resolved
+ *   PATH  that file and no other; symbolic links are resolved. s3://bucket/prefix/name.h5 is downloaded
+ *         and verified first; of s3://bucket/prefix it is the newest one that proves itself
  *
  * Before it returns, all ranks have compared the digest of what they hold with each other and with the
  * file's. An entry that omit_entry names stays zero everywhere; then only ranks are compared.

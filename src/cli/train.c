@@ -26,7 +26,9 @@ static const char train_help[] =
     "  --set KEY=VALUE   sets a key of the run file, e.g. --set train.epochs=3\n"
     "  --resume MODE     auto (default): go on if there is a checkpoint, else begin\n"
     "                    none: begin; refused where checkpoints exist\n"
-    "                    must: go on, or exit 3;  PATH: go on from this file\n"
+    "                    must: go on, or exit 3;  PATH or s3://BUCKET/PREFIX[/NAME.h5]: "
+    "go on\n"
+    "                    from this file\n"
     "  --threads N       worker threads a rank\n"
     "\n"
     "SIGTERM or SIGUSR1 to any rank: all agree on a step, save, exit 75. SIGUSR2: save and "
@@ -39,7 +41,7 @@ static const char train_help[] =
     "NO_COLOR.\n";
 
 static const char eval_help[] =
-    "usage: rekindle eval RUN.yaml [--from CHECKPOINT] [--set KEY=VALUE]...\n"
+    "usage: rekindle eval RUN.yaml [--from PATH|s3://…] [--set KEY=VALUE]...\n"
     "       mpirun -n 4 rekindle eval RUN.yaml\n"
     "\n"
     "Evaluates the newest checkpoint of the run (or the one that --from names) on the "

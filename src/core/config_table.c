@@ -93,7 +93,7 @@ static const ConfigKey keys[] = {
 
     {"fault.hang_timeout", KEY_NUMBER, SCOPE_FREE, WHERE(fault.hang_timeout), 0, 1e6, RANGE_CLOSED, "600", NULL, "cuda: seconds without an answer of the device or a rank that end the launch; 0: none do"},
 
-    {"resume", KEY_TEXT, SCOPE_FREE, WHERE(resume), NO_RANGE, "auto", NULL, "auto, none, must, or a checkpoint's path"},
+    {"resume", KEY_TEXT, SCOPE_FREE, WHERE(resume), NO_RANGE, "auto", NULL, "auto, none, must, or a checkpoint's path or s3:// address"},
 };
 /* clang-format on */
 

@@ -186,7 +186,10 @@ static void another_identity_ends_the_restore_everywhere(void **unused) {
     int calls = 0;
     write_on_first(1, 100);
     write_on_first(1, 200);
-    RestoreRequest request = {run_path, "auto", refuse_identity, &calls};
+    RestoreRequest request = {.run_dir = run_path,
+                              .resume = "auto",
+                              .accept = refuse_identity,
+                              .context = &calls};
     assert_fails(restore_newest(world, &request, state, &result), STATUS_USAGE,
                  "g0001-step-000000000200.h5 of step 200");
     assert_int_equal(calls, world->rank == 0); /* and no older one was asked about */

@@ -1,0 +1,125 @@
+/* Downloads the checkpoint that a launch asked a store for, next to where it will be needed. */
+#include "src/checkpoint/restore_store.h"
+
+#include "src/checkpoint/object_store.h"
+#include "src/core/clock.h"
+#include "src/core/file.h"
+#include "src/core/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Where the download goes: its directory, and the name in it. */
+static Status choose_file(const char *run_dir, bool read_only, int64_t step,
+                          char temp[NAME_MAX + 1], RestoreDownload *out) {
+    char directory[sizeof out->path], own[CATALOG_NAME];
+    /* of generation 1: whichever launch owns the directory next, it is older and swept away */
+    catalog_name(1, step, own);
+    TRY(file_temporary_name(own, temp));
+    if (read_only) {
+        const char *above = getenv("TMPDIR");
+        if (above == NULL || above[0] == '\0' || strlen(above) > 32) above = "/tmp";
+        snprintf(out->folder, sizeof out->folder, "%s/rekindle-XXXXXX", above);
+        if (mkdtemp(out->folder) == NULL) {
+            out->folder[0] = '\0';
+            return FAIL(STATUS_IO, "set TMPDIR to a directory with room",
+                        "cannot make a folder in %s: %s", above, strerror(errno));
+        }
+        snprintf(directory, sizeof directory, "%s", out->folder);
+    } else {
+        char whole[PATH_MAX];
+        snprintf(directory, sizeof directory, "%.900s/checkpoints", run_dir);
+        TRY(file_make_directory(directory));
+        if (realpath(directory, whole) == NULL ||
+            strlen(whole) + NAME_MAX >= sizeof out->path)
+            return FAIL(STATUS_USAGE, "use a shorter run.dir",
+                        "cannot use the directory %s", directory);
+        snprintf(directory, sizeof directory, "%.1023s", whole);
+    }
+    int length = snprintf(out->path, sizeof out->path, "%s/%s", directory, temp);
+    if (length < (int)sizeof out->path) return STATUS_OK;
+    return FAIL(STATUS_USAGE, "use a shorter run.dir", "the path of run.dir is too long");
+}
+
+static Status fetch(const ObjectPlace *place, const char *name, const char *run_dir,
+                    bool read_only, RestoreDownload *out) {
+    char temp[NAME_MAX + 1], url[OBJECT_URL];
+    UserBlock block;
+    double start = clock_seconds();
+    object_url(place, name, url);
+    TRY(object_read_user_block(place, name, &block));
+    TRY(choose_file(run_dir, read_only, block.step, temp, out));
+    char *slash = strrchr(out->path, '/');
+    *slash = '\0';
+    int directory = open(out->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    *slash = '/';
+    if (directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open the directory of %s: %s",
+                    out->path, strerror(errno));
+    Status status = object_fetch(place, name, directory, temp, &block);
+    close(directory);
+    TRY(status);
+    snprintf(out->name, sizeof out->name, "%.63s", name);
+    LOG_I("downloaded and verified %s: %.1f MiB in %.2f s", url,
+          (double)block.bytes / 1048576.0, clock_seconds() - start);
+    return STATUS_OK;
+}
+
+static Status fetch_newest(const ObjectPlace *place, const char *url, const char *run_dir,
+                           bool read_only, RestoreDownload *out) {
+    Catalog catalog;
+    TRY(object_catalog(place, &catalog));
+    Status status = STATUS_NO_CHECKPOINT;
+    for (int i = 0; i < catalog.count && status == STATUS_NO_CHECKPOINT; i++) {
+        const CatalogItem *item = &catalog.items[i];
+        char reason[sizeof item->reason];
+        memcpy(reason, item->reason, sizeof reason);
+        if (item->verdict == CHECKPOINT_VALID) {
+            status = fetch(place, item->name, run_dir, read_only, out);
+            if (status != STATUS_CORRUPT && status != STATUS_NO_CHECKPOINT) break;
+            snprintf(reason, sizeof reason, "%.255s", status_failure()->what);
+            restore_store_drop(out);
+        } else if (item->code == STATUS_USAGE) {
+            status =
+                FAIL(STATUS_USAGE, "use the newer Rekindle, or name an older checkpoint",
+                     "%s: %s", item->name, reason);
+            break;
+        }
+        LOG_W("checkpoint %s of the store is damaged and is passed over: %s", item->name,
+              reason);
+        status = STATUS_NO_CHECKPOINT;
+    }
+    int count = catalog.count;
+    catalog_close(&catalog);
+    if (status != STATUS_NO_CHECKPOINT) return status;
+    return FAIL(STATUS_NO_CHECKPOINT, "rekindle checkpoints ls tells what is there",
+                "%.300s holds %d checkpoint(s), none that can be used", url, count);
+}
+
+Status restore_store_fetch(const char *url, const char *run_dir, bool read_only,
+                           RestoreDownload *out) {
+    *out = (RestoreDownload){.path = ""};
+    ObjectPlace place;
+    Status status = object_place_open(url, NULL, &place);
+    if (status == STATUS_OK)
+        status = place.name[0] != '\0' ? fetch(&place, place.name, run_dir, read_only, out)
+                                       : fetch_newest(&place, url, run_dir, read_only, out);
+    object_place_close(&place);
+    if (status == STATUS_OK) return STATUS_OK;
+    restore_store_drop(out);
+    if (status != STATUS_CORRUPT) return status;
+    Failure cause = *status_failure();
+    return FAIL(STATUS_NO_CHECKPOINT, "name another checkpoint",
+                "the checkpoint that was asked for cannot be used: %.1200s", cause.what);
+}
+
+void restore_store_drop(RestoreDownload *download) {
+    if (download->path[0] != '\0') unlink(download->path);
+    if (download->folder[0] != '\0') rmdir(download->folder);
+    *download = (RestoreDownload){.path = ""};
+}
