@@ -279,8 +279,9 @@ static void measure_size(int64_t parameters, int rounds, json_t *results) {
     size_t bytes = 0;
     make_state(parameters);
     fill_state();
-    stop_unless(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, KEEP_ALL,
-                           1, &saver));
+    const SaverOptions options = {.keep_last = KEEP_ALL, .max_failures = 1};
+    stop_unless(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, &options,
+                           &saver));
     for (int kind = 0; kind < ARENA_COUNT; kind++)
         bytes += state->arenas[kind].bytes;
     copy = malloc(bytes);

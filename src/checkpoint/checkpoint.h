@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 enum {
-    CHECKPOINT_FORMAT_VERSION = 1,
+    CHECKPOINT_FORMAT_VERSION = 2, /* the newest that is written and read */
     CHECKPOINT_USER_BLOCK = 4096,
     CHECKPOINT_SEGMENT = 4 << 20,
 };
@@ -41,6 +41,9 @@ typedef struct {
     char created_at[40]; /* UTC, ISO 8601; for people, never trusted */
     char writer[128];    /* "rekindle 0.1.0, hdf5 1.10.8" */
     char author[128], note[256];
+    /* since version 2; of older files "none" and 0 */
+    char compression[16]; /* "none", "zlib:1" … "zlib:9" */
+    int64_t value_bytes;  /* of all entries, unpacked */
 } UserBlock;
 
 /* Text that travels inside the file besides the state. Pointers are the caller's. */
@@ -50,10 +53,14 @@ typedef struct {
     const char *lineage;  /* JSON array, one object per launch → /rekindle/lineage */
 } CheckpointText;
 
+/* The level that a checkpoint.compression means: "none" is 0, "zlib:1" 1, and so on. */
+int checkpoint_level(const char *compression);
+
 /* Layout planned by HDF5 for one registry; cached between saves. */
 typedef struct CheckpointPlan CheckpointPlan;
 
-Status checkpoint_plan(const State *state, const CheckpointText *text,
+/* level: 0 stores values as they are (format version 1), 1 to 9 packs the larger entries (version 2). */
+Status checkpoint_plan(const State *state, const CheckpointText *text, int level,
                        CheckpointPlan **out);
 void checkpoint_plan_destroy(CheckpointPlan *plan); /* NULL is allowed */
 
@@ -62,6 +69,7 @@ void checkpoint_plan_destroy(CheckpointPlan *plan); /* NULL is allowed */
  * that the caller knows; lengths, digests, created_at, writer and version are filled here.
  *
  * Ranks:   local; one rank calls it, on the main thread or on a saver's. It only reads `state`
+ * Memory:  four segments, a copy of the metadata region; when it packs, what chunk_line_open says
  * Errors:  STATUS_IO naming the failed step, STATUS_EXISTS, STATUS_MEMORY; the directory is as before */
 Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
                         const char *name, UserBlock *block);
@@ -80,6 +88,8 @@ typedef struct {
     int64_t shape[TENSOR_RANK_MAX];
     int64_t offset; /* in the file */
     size_t bytes;
+    size_t stored; /* bytes that it takes there */
+    int packed;    /* the reader's own number of a packed one, from 1; 0: stored as it is */
 } CheckpointEntry;
 
 /* Opens and proves a file as far as the end of its metadata region, and lists its entries.

@@ -23,10 +23,11 @@ enum {
     MESSAGE_CONTINUATION = 0x10,
     MESSAGE_REFERENCE_COUNT = 0x16,
 };
-enum { MESSAGE_IS_SHARED = 2, CONTIGUOUS = 1, CHECKSUM_BYTES = 4 };
+enum { MESSAGE_IS_SHARED = 2, CONTIGUOUS = 1, CHUNKED = 2, CHECKSUM_BYTES = 4 };
+/* HDF5's numbers of its standard filters. */
+enum { FILTER_DEFLATE = 1, FILTER_SHUFFLE = 2 };
 
-/* `count` bytes, or NULL with the cursor bad. */
-static const unsigned char *take(Cursor *cursor, uint64_t count) {
+const unsigned char *cursor_take(Cursor *cursor, uint64_t count) {
     if (cursor->bad || (uint64_t)(cursor->end - cursor->at) < count) {
         cursor->bad = true;
         return NULL;
@@ -36,17 +37,15 @@ static const unsigned char *take(Cursor *cursor, uint64_t count) {
     return bytes;
 }
 
-/* A little-endian number of `width` bytes. */
-static uint64_t take_number(Cursor *cursor, int width) {
-    const unsigned char *bytes = take(cursor, (uint64_t)width);
+uint64_t cursor_number(Cursor *cursor, int width) {
+    const unsigned char *bytes = cursor_take(cursor, (uint64_t)width);
     uint64_t number = 0;
     for (int i = 0; bytes != NULL && i < width; i++)
         number |= (uint64_t)bytes[i] << 8 * i;
     return number;
 }
 
-/* [address, +size) of the source, paid for from the budget. */
-static const char *enter(HeaderSource *source, uint64_t address, uint64_t size,
+const char *header_enter(HeaderSource *source, uint64_t address, uint64_t size,
                          Cursor *out) {
     if (address > source->size || size > source->size - address)
         return "has a header outside of the metadata region";
@@ -59,15 +58,15 @@ static const char *enter(HeaderSource *source, uint64_t address, uint64_t size,
 const char *header_superblock(const HeaderSource *source, uint64_t base, uint64_t *root,
                               uint64_t *end) {
     Cursor cursor = {source->bytes, source->bytes + source->size, false};
-    const unsigned char *signature = take(&cursor, 8);
+    const unsigned char *signature = cursor_take(&cursor, 8);
     if (signature == NULL || memcmp(signature, "\211HDF\r\n\032\n", 8) != 0)
         return "is not an HDF5 file";
-    if (take_number(&cursor, 1) != 2)
+    if (cursor_number(&cursor, 1) != 2)
         return "has another version of HDF5's superblock than 2";
-    uint64_t widths = take_number(&cursor, 2), flags = take_number(&cursor, 1);
-    uint64_t stated_base = take_number(&cursor, 8), extension = take_number(&cursor, 8);
-    *end = take_number(&cursor, 8);
-    *root = take_number(&cursor, 8);
+    uint64_t widths = cursor_number(&cursor, 2), flags = cursor_number(&cursor, 1);
+    uint64_t stated_base = cursor_number(&cursor, 8), extension = cursor_number(&cursor, 8);
+    *end = cursor_number(&cursor, 8);
+    *root = cursor_number(&cursor, 8);
     if (cursor.bad || widths != 0x0808 || flags != 0 || stated_base != base ||
         extension != UNDEFINED)
         return "has a superblock that no checkpoint has";
@@ -76,16 +75,16 @@ const char *header_superblock(const HeaderSource *source, uint64_t base, uint64_
 
 /* ---- one reader per message. Each returns NULL, or what is wrong */
 static const char *read_space(Cursor data, Header *header) {
-    uint64_t version = take_number(&data, 1), rank = take_number(&data, 1);
-    uint64_t flags = take_number(&data, 1), kind = take_number(&data, 1);
+    uint64_t version = cursor_number(&data, 1), rank = cursor_number(&data, 1);
+    uint64_t flags = cursor_number(&data, 1), kind = cursor_number(&data, 1);
     if (data.bad) return TOO_SHORT;
     if (version != 2 || flags > 1 || kind > 1) return "has neither a shape nor a value";
     if (rank > HEADER_RANK_MAX) return "has more than 4 dimensions";
     if ((kind == 0) != (rank == 0)) return "has neither a shape nor a value";
     for (uint64_t i = 0; i < HEADER_RANK_MAX; i++)
-        header->shape[i] = i < rank ? take_number(&data, 8) : 1;
+        header->shape[i] = i < rank ? cursor_number(&data, 8) : 1;
     for (uint64_t i = 0; flags == 1 && i < rank; i++)
-        if (take_number(&data, 8) != header->shape[i]) return "has a shape that can grow";
+        if (cursor_number(&data, 8) != header->shape[i]) return "has a shape that can grow";
     header->rank = (int)rank;
     header->has_space = true;
     return data.bad ? TOO_SHORT : NULL;
@@ -114,9 +113,9 @@ static const char *read_type(Cursor data, Header *header) {
         {HEADER_TYPE_I64, 0, {0x08, 0, 0}, 8, 4, {0, 0, 64, 0}},
         {HEADER_TYPE_U64, 0, {0x00, 0, 0}, 8, 4, {0, 0, 64, 0}},
     };
-    uint64_t kind = take_number(&data, 1);
-    const unsigned char *bits = take(&data, 3);
-    header->type_size = take_number(&data, 4);
+    uint64_t kind = cursor_number(&data, 1);
+    const unsigned char *bits = cursor_take(&data, 3);
+    header->type_size = cursor_number(&data, 4);
     header->type = HEADER_TYPE_OTHER;
     if (data.bad) return TOO_SHORT;
     if ((kind & 15) == 3 && (bits[0] & 15) == 0 && bits[0] >> 4 <= 1)
@@ -130,20 +129,52 @@ static const char *read_type(Cursor data, Header *header) {
     return NULL;
 }
 
-static const char *read_layout(Cursor data, Header *header) {
-    uint64_t version = take_number(&data, 1), kind = take_number(&data, 1);
+/* The element counts as one more dimension. */
+static const char *read_chunked(Cursor data, Header *header) {
+    uint64_t rank = cursor_number(&data, 1);
+    header->address = cursor_number(&data, 8);
     if (data.bad) return TOO_SHORT;
+    if (rank < 2 || rank > HEADER_RANK_MAX + 1) return "has chunks of impossible shape";
+    header->chunk_rank = (int)rank - 1;
+    for (int i = 0; i < header->chunk_rank; i++)
+        header->chunk[i] = cursor_number(&data, 4);
+    header->chunk_element = cursor_number(&data, 4);
+    header->is_chunked = header->has_storage = true;
+    return data.bad ? TOO_SHORT : NULL;
+}
+
+/* Shuffle, then deflate, each with one parameter. */
+static const char *read_filters(Cursor data, Header *header) {
+    static const uint64_t filters[] = {FILTER_SHUFFLE, FILTER_DEFLATE};
+    static const char other[] = "is filtered otherwise than by shuffle and deflate";
+    uint64_t version = cursor_number(&data, 1), count = cursor_number(&data, 1);
+    if (version != 2 || count != 2) return data.bad ? TOO_SHORT : other;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t filter = cursor_number(&data, 2), flags = cursor_number(&data, 2);
+        uint64_t parameters = cursor_number(&data, 2);
+        cursor_take(&data, 4); /* the element's size, the level: readers need neither */
+        if (data.bad) return TOO_SHORT;
+        if (filter != filters[i] || flags > 1 || parameters != 1) return other;
+    }
+    header->is_packed = true;
+    return NULL;
+}
+
+static const char *read_layout(Cursor data, Header *header) {
+    uint64_t version = cursor_number(&data, 1), kind = cursor_number(&data, 1);
+    if (data.bad) return TOO_SHORT;
+    if (version == 3 && kind == CHUNKED) return read_chunked(data, header);
     if (version != 3 || kind != CONTIGUOUS) return "is not stored contiguously";
-    header->address = take_number(&data, 8);
-    header->size = take_number(&data, 8);
+    header->address = cursor_number(&data, 8);
+    header->size = cursor_number(&data, 8);
     header->has_storage = true;
     return data.bad ? TOO_SHORT : NULL;
 }
 
 static const char *read_link_info(Cursor data, Header *header) {
-    uint64_t version = take_number(&data, 1), flags = take_number(&data, 1);
-    if ((flags & 1) != 0) take(&data, 8);
-    uint64_t heap = take_number(&data, 8);
+    uint64_t version = cursor_number(&data, 1), flags = cursor_number(&data, 1);
+    if ((flags & 1) != 0) cursor_take(&data, 8);
+    uint64_t heap = cursor_number(&data, 8);
     if (data.bad) return TOO_SHORT;
     if (version != 0 || heap != UNDEFINED)
         return "keeps its names where no checkpoint does";
@@ -152,15 +183,15 @@ static const char *read_link_info(Cursor data, Header *header) {
 }
 
 static const char *read_link(Cursor data, Header *header) {
-    uint64_t version = take_number(&data, 1), flags = take_number(&data, 1);
+    uint64_t version = cursor_number(&data, 1), flags = cursor_number(&data, 1);
     if (version != 1) return data.bad ? TOO_SHORT : FOREIGN;
-    if ((flags & 0x08) != 0 && take_number(&data, 1) != 0)
+    if ((flags & 0x08) != 0 && cursor_number(&data, 1) != 0)
         return "holds a link to something else";
-    if ((flags & 0x04) != 0) take(&data, 8);
-    if ((flags & 0x10) != 0) take(&data, 1);
-    uint64_t length = take_number(&data, 1 << (flags & 3));
-    const unsigned char *name = take(&data, length);
-    uint64_t address = take_number(&data, 8);
+    if ((flags & 0x04) != 0) cursor_take(&data, 8);
+    if ((flags & 0x10) != 0) cursor_take(&data, 1);
+    uint64_t length = cursor_number(&data, 1 << (flags & 3));
+    const unsigned char *name = cursor_take(&data, length);
+    uint64_t address = cursor_number(&data, 8);
     if (data.bad) return TOO_SHORT;
     if (header->link_count == header->link_capacity) {
         int capacity = header->link_capacity == 0 ? 16 : 2 * header->link_capacity;
@@ -193,7 +224,7 @@ static const char *read_message(uint64_t type, Cursor data, Header *header) {
     case MESSAGE_EXTERNAL:
         return "is stored in another file";
     case MESSAGE_FILTER:
-        return "is filtered";
+        return read_filters(data, header);
     case MESSAGE_REFERENCE_COUNT:
         return "has several names";
     default:
@@ -212,7 +243,7 @@ typedef struct {
 } ChunkList;
 
 static const char *add_chunk(ChunkList *list, Cursor data) {
-    Chunk chunk = {take_number(&data, 8), take_number(&data, 8)};
+    Chunk chunk = {cursor_number(&data, 8), cursor_number(&data, 8)};
     if (data.bad) return TOO_SHORT;
     if (list->count == list->capacity) {
         size_t capacity = list->capacity == 0 ? 8 : 2 * list->capacity;
@@ -230,10 +261,10 @@ static const char *read_messages(Cursor chunk, bool ordered, Header *header,
                                  ChunkList *more) {
     size_t head = ordered ? 6 : 4;
     while ((size_t)(chunk.end - chunk.at) >= head) {
-        uint64_t type = take_number(&chunk, 1), size = take_number(&chunk, 2);
-        uint64_t flags = take_number(&chunk, 1);
-        if (ordered) take(&chunk, 2);
-        const unsigned char *bytes = take(&chunk, size);
+        uint64_t type = cursor_number(&chunk, 1), size = cursor_number(&chunk, 2);
+        uint64_t flags = cursor_number(&chunk, 1);
+        if (ordered) cursor_take(&chunk, 2);
+        const unsigned char *bytes = cursor_take(&chunk, size);
         if (chunk.bad) return TOO_SHORT;
         if (type != MESSAGE_NIL && (flags & MESSAGE_IS_SHARED) != 0) return FOREIGN;
         Cursor data = {bytes, bytes + size, false};
@@ -249,24 +280,24 @@ static const char *enter_first(HeaderSource *source, uint64_t address, Cursor *o
                                bool *ordered) {
     if (address > source->size) return "has a header outside of the metadata region";
     Cursor prefix = {source->bytes + address, source->bytes + source->size, false};
-    const unsigned char *signature = take(&prefix, 4);
+    const unsigned char *signature = cursor_take(&prefix, 4);
     if (signature == NULL || memcmp(signature, "OHDR", 4) != 0 ||
-        take_number(&prefix, 1) != 2)
+        cursor_number(&prefix, 1) != 2)
         return "has no object header of version 2";
-    uint64_t flags = take_number(&prefix, 1);
-    if ((flags & 0x20) != 0) take(&prefix, 16); /* times */
+    uint64_t flags = cursor_number(&prefix, 1);
+    if ((flags & 0x20) != 0) cursor_take(&prefix, 16); /* times */
     if ((flags & 0x10) != 0)
-        take(&prefix, 4); /* limits for attributes, of which there are none */
-    uint64_t size = take_number(&prefix, 1 << (flags & 3));
+        cursor_take(&prefix, 4); /* limits for attributes, of which there are none */
+    uint64_t size = cursor_number(&prefix, 1 << (flags & 3));
     if (prefix.bad) return TOO_SHORT;
     *ordered = (flags & 4) != 0;
-    return enter(source, (uint64_t)(prefix.at - source->bytes), size, out);
+    return header_enter(source, (uint64_t)(prefix.at - source->bytes), size, out);
 }
 
 static const char *enter_continuation(HeaderSource *source, Chunk chunk, Cursor *out) {
-    const char *wrong = enter(source, chunk.address, chunk.size, out);
+    const char *wrong = header_enter(source, chunk.address, chunk.size, out);
     if (wrong != NULL) return wrong;
-    const unsigned char *signature = take(out, 4);
+    const unsigned char *signature = cursor_take(out, 4);
     if (signature == NULL || memcmp(signature, "OCHK", 4) != 0 ||
         out->end - out->at < CHECKSUM_BYTES)
         return TOO_SHORT;
@@ -287,4 +318,47 @@ const char *header_read(HeaderSource *source, uint64_t address, Header *header) 
     }
     free(more.items);
     return wrong;
+}
+
+/* ---- the superblock's checksum: Jenkins' lookup3, which HDF5 uses for all its metadata. Three numbers
+ * take turns: the one whose turn it is is changed by its neighbours, round after round. */
+static uint32_t turned(uint32_t word, int bits) {
+    return word << bits | word >> (32 - bits);
+}
+
+static uint32_t checksum_of(const unsigned char *bytes, uint32_t count) {
+    static const int mixing[] = {4, 6, 8, 16, 19, 4};
+    static const int ending[] = {14, 11, 25, 16, 4, 14, 24};
+    Cursor cursor = {bytes, bytes + count, false};
+    uint32_t word[3];
+    for (int i = 0; i < 3; i++)
+        word[i] = 0xdeadbeefu + count;
+    for (uint32_t left = count / 4; left > 0;) {
+        for (int i = 0; i < 3 && left > 0; i++, left--)
+            word[i] += (uint32_t)cursor_number(&cursor, 4);
+        for (int i = 0; i < 6 && left > 0; i++) {
+            uint32_t *turn = &word[i % 3], *next = &word[(i + 1) % 3];
+            uint32_t *before = &word[(i + 2) % 3];
+            *turn = (*turn - *before) ^ turned(*before, mixing[i]);
+            *before += *next;
+        }
+    }
+    for (int i = 0; i < 7; i++) {
+        uint32_t *turn = &word[(i + 2) % 3], before = word[(i + 1) % 3];
+        *turn = (*turn ^ before) - turned(before, ending[i]);
+    }
+    return word[2];
+}
+
+bool header_set_end(unsigned char *superblock, uint64_t end) {
+    enum { END = 28, CHECKSUM = 44 }; /* their places; numbers are little-endian */
+    Cursor stored = {superblock + CHECKSUM, superblock + CHECKSUM + CHECKSUM_BYTES, false};
+    if (cursor_number(&stored, CHECKSUM_BYTES) != checksum_of(superblock, CHECKSUM))
+        return false;
+    for (int i = 0; i < 8; i++)
+        superblock[END + i] = (unsigned char)(end >> 8 * i);
+    uint32_t sum = checksum_of(superblock, CHECKSUM);
+    for (int i = 0; i < CHECKSUM_BYTES; i++)
+        superblock[CHECKSUM + i] = (unsigned char)(sum >> 8 * i);
+    return true;
 }

@@ -1,6 +1,7 @@
 /* HDF5's object headers, as far as a checkpoint uses them (HDF5 file format specification 3.0,
  * sections II.A, IV.A.1.b and IV.A.2): superblock 2, headers of version 2, links kept in their
- * group's header, contiguous storage, four number types and fixed-length text.
+ * group's header, contiguous storage or chunks that were shuffled and deflated (chunk_index.h reads
+ * their index), four number types and fixed-length text.
  *
  * HDF5 1.10 corrupts its heap on many damaged headers (measured), and whoever can write a file can
  * sign it. So no file is given to HDF5: the little that a checkpoint needs is read here, every byte
@@ -38,6 +39,10 @@ typedef struct {
 /* What the messages of one header said. */
 typedef struct {
     bool is_group, has_space, has_storage;
+    bool is_chunked; /* then `address` is the index's, and `size` nothing */
+    bool is_packed;  /* by shuffle and deflate, nothing else */
+    int chunk_rank;
+    uint64_t chunk[HEADER_RANK_MAX], chunk_element;
     HeaderType type;
     uint64_t type_size;
     int rank;
@@ -55,6 +60,15 @@ typedef struct {
     uint64_t budget;
 } HeaderSource;
 
+/* Bytes of the cursor: `count` of them (NULL when there are fewer), or a little-endian number of `width`
+ * bytes. */
+const unsigned char *cursor_take(Cursor *cursor, uint64_t count);
+uint64_t cursor_number(Cursor *cursor, int width);
+
+/* [address, +size) of the source, paid for from the budget. NULL, or what is wrong. */
+const char *header_enter(HeaderSource *source, uint64_t address, uint64_t size,
+                         Cursor *out);
+
 /* Address of the root group's header, and the file's end as HDF5 knows it. NULL, or what is wrong. */
 const char *header_superblock(const HeaderSource *source, uint64_t base, uint64_t *root,
                               uint64_t *end);
@@ -62,3 +76,7 @@ const char *header_superblock(const HeaderSource *source, uint64_t base, uint64_
 /* Reads the header at `address`. NULL, or what is wrong (a text to follow the object's name).
  * Memory: header->links is the caller's (free), also after a failure; names point into the source */
 const char *header_read(HeaderSource *source, uint64_t address, Header *header);
+
+/* Changes the file's end in a superblock that HDF5 made, and its checksum. False when the checksum was
+ * not what this program takes it for. */
+bool header_set_end(unsigned char *superblock, uint64_t end);

@@ -19,9 +19,10 @@ typedef struct {
     const UserBlock *block;
     const char *name;
     Image *image;
-    int capacity;
+    int capacity, packed_capacity;
     int objects;
     bool has_segments;
+    bool planned;              /* chunks have no places yet */
     char path[STATE_PATH_MAX]; /* of the object that is being looked at */
 } Walk;
 
@@ -33,6 +34,7 @@ static Status refuse(const Walk *walk, const char *reason) {
 typedef struct {
     int64_t shape[TENSOR_RANK_MAX];
     int64_t offset, bytes;
+    int64_t stored; /* bytes in the file, from `offset` on */
     bool in_region;
 } Extent;
 
@@ -44,7 +46,7 @@ static Status read_extent(const Walk *walk, const Header *header, Extent *extent
             return refuse(walk, "is larger than the whole file");
         extent->shape[i] = (int64_t)header->shape[i];
     }
-    extent->bytes = (int64_t)bytes;
+    extent->bytes = extent->stored = (int64_t)bytes;
     if (bytes == 0) return STATUS_OK; /* it has no address */
     if (header->size != bytes)
         return refuse(walk, "has other storage than its shape needs");
@@ -72,14 +74,91 @@ static Status take_text(Walk *walk, const Header *header, const Extent *extent,
 
 static Status take_segments(Walk *walk, const Header *header, const Extent *extent) {
     int64_t expected = plan_segments(walk->block->bytes, walk->block->metadata_bytes);
-    if (header->type != HEADER_TYPE_U64 || header->rank != 2 ||
-        extent->shape[0] != expected || extent->shape[1] != 2)
+    /* packed tensors may need fewer rows than were planned: the others are zero */
+    bool enough = walk->block->version < 2 ? extent->shape[0] == expected
+                                           : extent->shape[0] >= expected;
+    if (header->type != HEADER_TYPE_U64 || header->rank != 2 || !enough ||
+        extent->shape[1] != 2)
         return refuse(walk, "is not the table that this file's length needs");
     if (expected > 0 && !extent->in_region)
         return refuse(walk, "lies outside of the metadata region");
     walk->image->segments = expected;
     walk->image->segments_offset = extent->offset;
     walk->has_segments = true;
+    return STATUS_OK;
+}
+
+/* Deflate cannot pack tighter: what claims to is made to fill memory. */
+enum { DEFLATE_AT_BEST = 1032 };
+
+/* Chunks behind the region, inside the file, one after the other. */
+static const char *check_places(const Walk *walk, const ImagePacked *packed) {
+    uint64_t behind = (uint64_t)walk->block->bytes - CHECKPOINT_USER_BLOCK;
+    uint64_t free_from = walk->source.size, whole = packed->grid.whole;
+    for (int64_t i = 0; i < packed->grid.count; i++) {
+        const ChunkPlace *place = &packed->places[i];
+        if (place->bytes == 0 || place->bytes > whole ||
+            (place->plain && place->bytes != whole) ||
+            whole > DEFLATE_AT_BEST * (uint64_t)place->bytes)
+            return "has a chunk of impossible length";
+        if (place->address > behind || place->bytes > behind - place->address)
+            return "has a chunk outside of the file";
+        if (place->address < free_from)
+            return "has a chunk on top of another, or of the metadata region";
+        free_from = place->address + place->bytes;
+    }
+    return NULL;
+}
+
+/* Reads a packed entry's chunks into a new ImagePacked. */
+static Status list_chunks(Walk *walk, const Header *header, const ChunkGrid *grid) {
+    Image *image = walk->image;
+    if (image->packed_count == walk->packed_capacity) {
+        int capacity = walk->packed_capacity == 0 ? 16 : 2 * walk->packed_capacity;
+        ImagePacked *grown = realloc(image->packed, (size_t)capacity * sizeof *grown);
+        if (grown == NULL)
+            return FAIL(STATUS_MEMORY, NULL, "no memory to list %s", walk->name);
+        image->packed = grown;
+        walk->packed_capacity = capacity;
+    }
+    ImagePacked *packed = &image->packed[image->packed_count];
+    *packed = (ImagePacked){.grid = *grid, .index = header->address};
+    packed->places = calloc((size_t)grid->count, sizeof *packed->places);
+    if (packed->places == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory to list %s", walk->name);
+    image->packed_count++;
+    const char *wrong =
+        chunk_index_read(&walk->source, header->address, grid, packed->places);
+    if (wrong == NULL && !walk->planned) wrong = check_places(walk, packed);
+    if (wrong != NULL) return refuse(walk, wrong);
+    image->chunks += grid->count;
+    if (grid->whole > image->whole) image->whole = grid->whole;
+    return STATUS_OK;
+}
+
+static Status read_packed(Walk *walk, const Header *header, Extent *extent) {
+    enum { LEAST_IN_INDEX = 32 }; /* bytes that an index spends on a chunk */
+    if (walk->block->version < 2 || !header->is_packed)
+        return refuse(walk, "is not stored contiguously, nor packed as a checkpoint's is");
+    uint64_t bytes = header->type_size;
+    for (int i = 0; i < TENSOR_RANK_MAX; i++) {
+        if (__builtin_mul_overflow(bytes, header->shape[i], &bytes) || bytes > INT64_MAX)
+            return refuse(walk, "is larger than any file");
+        extent->shape[i] = (int64_t)header->shape[i];
+    }
+    ChunkGrid grid;
+    if (header->chunk_rank != header->rank || header->chunk_element != header->type_size ||
+        bytes == 0 ||
+        !chunk_grid_make(header->type_size, header->rank, header->shape, header->chunk,
+                         &grid) ||
+        (uint64_t)grid.count > walk->source.size / LEAST_IN_INDEX)
+        return refuse(walk, "has chunks of impossible shape");
+    TRY(list_chunks(walk, header, &grid));
+    const ImagePacked *packed = &walk->image->packed[walk->image->packed_count - 1];
+    const ChunkPlace *last = &packed->places[grid.count - 1];
+    extent->bytes = (int64_t)bytes;
+    extent->offset = (int64_t)packed->places[0].address + CHECKPOINT_USER_BLOCK;
+    extent->stored = (int64_t)(last->address + last->bytes - packed->places[0].address);
     return STATUS_OK;
 }
 
@@ -107,7 +186,9 @@ static Status take_entry(Walk *walk, const Header *header, const Extent *extent)
     *entry = (CheckpointEntry){.dtype = dtype,
                                .rank = header->rank,
                                .offset = extent->offset,
-                               .bytes = (size_t)extent->bytes};
+                               .bytes = (size_t)extent->bytes,
+                               .stored = (size_t)extent->stored,
+                               .packed = header->is_chunked ? image->packed_count : 0};
     memcpy(entry->path, walk->path, sizeof entry->path);
     memcpy(entry->shape, extent->shape, sizeof entry->shape);
     return STATUS_OK;
@@ -118,10 +199,16 @@ static Status take_dataset(Walk *walk, const Header *header) {
     Extent extent = {.offset = 0};
     if (!header->has_space || !header->has_storage || header->type == HEADER_TYPE_NONE)
         return refuse(walk, "is neither a group nor a dataset");
-    TRY(read_extent(walk, header, &extent));
     size_t own = strlen(OWN_GROUP);
-    if (strncmp(walk->path, OWN_GROUP, own) != 0 || walk->path[own] != '/')
+    bool is_own = strncmp(walk->path, OWN_GROUP, own) == 0 && walk->path[own] == '/';
+    if (header->is_chunked && !is_own) {
+        TRY(read_packed(walk, header, &extent));
         return take_entry(walk, header, &extent);
+    }
+    if (header->is_chunked || header->is_packed)
+        return refuse(walk, "is not stored contiguously");
+    TRY(read_extent(walk, header, &extent));
+    if (!is_own) return take_entry(walk, header, &extent);
     const char *leaf = walk->path + own + 1;
     for (int i = 0; i < IMAGE_TEXTS; i++)
         if (strcmp(leaf, IMAGE_TEXT_NAMES[i]) == 0)
@@ -197,7 +284,7 @@ static Status check_whole(const Walk *walk) {
         qsort(image->entries, (size_t)image->count, sizeof *image->entries, by_offset);
     for (int i = 1; i < image->count; i++) {
         const CheckpointEntry *entry = &image->entries[i];
-        if (entry->offset < entry[-1].offset + (int64_t)entry[-1].bytes)
+        if (!walk->planned && entry->offset < entry[-1].offset + (int64_t)entry[-1].stored)
             return FAIL(STATUS_CORRUPT, FIX, "%s: /%s lies on top of another entry",
                         walk->name, entry->path);
     }
@@ -215,18 +302,34 @@ static Status list_all(Walk *walk) {
     return check_whole(walk);
 }
 
-Status image_list(const unsigned char *region, const UserBlock *block, const char *name,
-                  Image *out) {
+static Status list_region(const unsigned char *region, const UserBlock *block,
+                          const char *name, bool planned, Image *out) {
     *out = (Image){0};
     uint64_t size = (uint64_t)block->metadata_bytes;
-    Walk walk = {
-        .source = {region, size, size}, .block = block, .name = name, .image = out};
+    Walk walk = {.source = {region, size, size},
+                 .block = block,
+                 .name = name,
+                 .image = out,
+                 .planned = planned};
     Status status = list_all(&walk);
     if (status != STATUS_OK) image_destroy(out);
     return status;
 }
 
+Status image_list(const unsigned char *region, const UserBlock *block, const char *name,
+                  Image *out) {
+    return list_region(region, block, name, false, out);
+}
+
+Status image_list_planned(const unsigned char *region, const UserBlock *block,
+                          const char *name, Image *out) {
+    return list_region(region, block, name, true, out);
+}
+
 void image_destroy(Image *image) {
+    for (int i = 0; i < image->packed_count; i++)
+        free(image->packed[i].places);
+    free(image->packed);
     free(image->entries);
     *image = (Image){0};
 }

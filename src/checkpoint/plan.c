@@ -3,6 +3,7 @@
 #include "src/checkpoint/plan.h"
 
 #include "src/checkpoint/image.h"
+#include "src/checkpoint/plan_packed.h"
 #include "src/checkpoint/scratch.h"
 #include "src/core/file.h"
 
@@ -25,6 +26,7 @@ typedef struct {
     hid_t file, dataset_options, group_options;
     const State *state;
     const char *texts[TEXTS];
+    int level;         /* 0: nothing is packed */
     size_t meta_block; /* all metadata must fit into this one block */
     int64_t segments;  /* rows of the table */
     int64_t text_offsets[TEXTS];
@@ -91,26 +93,48 @@ static int make_groups(const Layout *layout, const char *path) {
     return 0;
 }
 
-/* Creates one dataset and tells where its bytes will lie (-1: it has none). */
-static Status place(const Layout *layout, const char *path, hid_t type, int rank,
-                    const int64_t *shape, int64_t *offset) {
+static hid_t make_dataset(const Layout *layout, const char *path, hid_t type, int rank,
+                          const int64_t *shape, hid_t options) {
     hsize_t extent[TENSOR_RANK_MAX];
     for (int i = 0; i < rank; i++)
         extent[i] = (hsize_t)shape[i];
     hid_t space = rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(rank, extent, NULL);
     hid_t dataset = H5I_INVALID_HID;
     if (space >= 0 && make_groups(layout, path) == 0)
-        dataset = H5Dcreate2(layout->file, path, type, space, H5P_DEFAULT,
-                             layout->dataset_options, H5P_DEFAULT);
+        dataset =
+            H5Dcreate2(layout->file, path, type, space, H5P_DEFAULT, options, H5P_DEFAULT);
+    if (space >= 0) H5Sclose(space);
+    return dataset;
+}
+
+static Status refuse_to_place(const char *path) {
+    return FAIL(STATUS_USAGE, "no entry's path may lie below another entry's",
+                "HDF5 cannot place entry %s", path);
+}
+
+/* Creates one dataset and tells where its bytes will lie (-1: it has none). */
+static Status place(const Layout *layout, const char *path, hid_t type, int rank,
+                    const int64_t *shape, int64_t *offset) {
+    hid_t dataset = make_dataset(layout, path, type, rank, shape, layout->dataset_options);
     bool empty = dataset >= 0 && H5Dget_storage_size(dataset) == 0;
     haddr_t address = dataset >= 0 && !empty ? H5Dget_offset(dataset) : HADDR_UNDEF;
     *offset = empty ? -1 : (int64_t)address;
-    if (space >= 0) H5Sclose(space);
     if (dataset >= 0) H5Dclose(dataset);
-    if (!empty && address == HADDR_UNDEF)
-        return FAIL(STATUS_USAGE, "no entry's path may lie below another entry's",
-                    "HDF5 cannot place entry %s", path);
-    return STATUS_OK;
+    return empty || address != HADDR_UNDEF ? STATUS_OK : refuse_to_place(path);
+}
+
+static Status place_packed(const Layout *layout, const Entry *entry,
+                           const ChunkGrid *grid) {
+    hid_t options = plan_packed_options(layout->dataset_options, layout->level, grid);
+    if (options < 0)
+        return FAIL(STATUS_UNSUPPORTED, "link with an HDF5 that has the deflate filter",
+                    "HDF5 cannot describe the packed entry %s", entry->path);
+    hid_t dataset = make_dataset(layout, entry->path, standard_type(entry->dtype),
+                                 entry->rank, entry->shape, options);
+    bool made = dataset >= 0 && plan_packed_index(dataset, grid);
+    if (dataset >= 0) H5Dclose(dataset);
+    H5Pclose(options);
+    return made ? STATUS_OK : refuse_to_place(entry->path);
 }
 
 static Status place_text(Layout *layout, int which) {
@@ -129,6 +153,15 @@ static bool is_small(const Entry *entry) {
     return entry->bytes < CHECKPOINT_PAGE;
 }
 
+/* In this order they come to lie in the file. */
+typedef enum { IN_REGION, BEHIND_IT, PACKED, KINDS } Kind;
+
+static Kind kind_of(const Layout *layout, const Entry *entry) {
+    if (is_small(entry)) return IN_REGION;
+    bool packed = layout->level > 0 && entry->rank > 0 && entry->bytes >= CHUNK_WORTH_IT;
+    return packed ? PACKED : BEHIND_IT;
+}
+
 /* Texts, table and small entries first, so that they come to lie before the large tensors. */
 static Status place_all(Layout *layout, CheckpointPlan *plan) {
     for (int i = 0; i < TEXTS; i++)
@@ -137,18 +170,30 @@ static Status place_all(Layout *layout, CheckpointPlan *plan) {
     TRY(place(layout, SEGMENTS_PATH, H5T_STD_U64LE, 2, table, &plan->segments_offset));
     const State *state = layout->state;
     plan->count = plan->small = 0;
-    for (int pass = 0; pass < 2; pass++) {
+    plan->chunks = plan->value_bytes = 0;
+    for (Kind pass = IN_REGION; pass < KINDS; pass++) {
         for (int i = 0; i < state->count; i++) {
             const Entry *entry = &state->entries[i];
-            if (is_small(entry) != (pass == 0)) continue;
+            if (kind_of(layout, entry) != pass) continue;
             if (!path_is_plain(entry->path) || strncmp(entry->path, "rekindle/", 9) == 0)
                 return FAIL(STATUS_USAGE, "give the layer another name",
                             "a checkpoint cannot hold an entry called %s", entry->path);
             PlanEntry *placed = &plan->entries[plan->count++];
             *placed = (PlanEntry){.index = i, .bytes = entry->bytes};
-            TRY(place(layout, entry->path, standard_type(entry->dtype), entry->rank,
-                      entry->shape, &placed->offset));
-            plan->small += pass == 0;
+            plan->value_bytes += (int64_t)entry->bytes;
+            plan->small += pass == IN_REGION;
+            if (pass != PACKED) {
+                TRY(place(layout, entry->path, standard_type(entry->dtype), entry->rank,
+                          entry->shape, &placed->offset));
+                continue;
+            }
+            /* chosen when the region is known; until then behind all others, in order */
+            placed->offset = INT64_MAX - state->count + plan->count;
+            placed->grid =
+                chunk_grid_choose(dtype_size(entry->dtype), entry->rank, entry->shape);
+            TRY(place_packed(layout, entry, &placed->grid));
+            plan->chunks += placed->grid.count;
+            if (placed->grid.whole > plan->whole) plan->whole = placed->grid.whole;
         }
     }
     return STATUS_OK;
@@ -201,25 +246,57 @@ static bool anything_behind(int fd, int64_t from, int64_t end) {
     return false;
 }
 
+Status plan_refuse_layout(void) {
+    return FAIL(STATUS_UNSUPPORTED, "link with HDF5 1.10, which this layout was made for",
+                "HDF5 laid the file out in a way that a checkpoint cannot have");
+}
+
 /* Our own reader must find what HDF5 placed: told now, not when a restore is due. */
 static Status check_readable(const CheckpointPlan *plan) {
-    UserBlock block = {.bytes = plan->bytes, .metadata_bytes = (int64_t)plan->region_bytes};
+    UserBlock block = {.version = plan->level > 0 ? 2 : 1,
+                       .bytes = plan->bytes,
+                       .metadata_bytes = (int64_t)plan->region_bytes};
     Image image;
     TRY(image_list(plan->region, &block, "the planned checkpoint", &image));
     bool same = image.count == plan->count && image.segments == plan->segments &&
                 (image.segments == 0 || image.segments_offset == plan->segments_offset);
     int64_t region_end = CHECKPOINT_USER_BLOCK + block.metadata_bytes;
-    for (int i = 0; same && i < plan->count; i++)
-        same = image.entries[i].offset == plan->entries[i].offset &&
-               image.entries[i].bytes == plan->entries[i].bytes &&
+    for (int i = 0; same && i < plan->count; i++) {
+        const PlanEntry *entry = &plan->entries[i];
+        int packed = image.entries[i].packed;
+        same = image.entries[i].offset == entry->offset &&
+               image.entries[i].bytes == entry->bytes &&
+               (packed > 0) == (entry->grid.count > 0) &&
                (i < plan->small
-                    ? plan->entries[i].offset < region_end
-                    : plan->entries[i].offset % CHECKPOINT_PAGE == 0); /* for O_DIRECT */
+                    ? entry->offset < region_end
+                    : packed > 0 || entry->offset % CHECKPOINT_PAGE == 0); /* O_DIRECT */
+    }
+    same = same && image.chunks == plan->chunks;
     image_destroy(&image);
-    return same ? STATUS_OK
-                : FAIL(STATUS_UNSUPPORTED,
-                       "link with HDF5 1.10, which this layout was made for",
-                       "HDF5 laid the file out in a way that a checkpoint cannot have");
+    return same ? STATUS_OK : plan_refuse_layout();
+}
+
+/* How long region and file will be. */
+static void measure(const Layout *layout, CheckpointPlan *plan, int64_t laid_out) {
+    laid_out = (int64_t)round_to_page((size_t)laid_out);
+    const PlanEntry *behind =
+        plan->small < plan->count ? &plan->entries[plan->small] : NULL;
+    bool nothing_behind = behind == NULL || behind->grid.count > 0;
+    int64_t region_end = nothing_behind ? laid_out : behind->offset;
+    plan->region_bytes = (size_t)(region_end - CHECKPOINT_USER_BLOCK);
+    plan->bytes = laid_out;
+    if (layout->level > 0) {
+        int64_t packed = 0;
+        plan->chunks_offset = region_end;
+        for (int i = plan->small; i < plan->count; i++) {
+            const PlanEntry *entry = &plan->entries[i];
+            packed += entry->grid.count * (int64_t)entry->grid.whole;
+            if (entry->grid.count == 0)
+                plan->chunks_offset = entry->offset + (int64_t)round_to_page(entry->bytes);
+        }
+        plan->bytes = plan->chunks_offset + (int64_t)round_to_page((size_t)packed);
+    }
+    plan->segments = plan_segments(plan->bytes, (int64_t)plan->region_bytes);
 }
 
 /* Reads what HDF5 made and puts the texts in place. */
@@ -229,13 +306,12 @@ static Status take_layout(Layout *layout, int fd, CheckpointPlan *plan) {
     if (fstat(fd, &info) != 0)
         return FAIL(STATUS_IO, NULL, "cannot look at the scratch file: %s",
                     strerror(errno));
-    plan->bytes = (int64_t)round_to_page((size_t)info.st_size);
-    int64_t region_end =
-        plan->small < plan->count ? plan->entries[plan->small].offset : plan->bytes;
-    plan->region_bytes = (size_t)(region_end - CHECKPOINT_USER_BLOCK);
-    plan->segments = plan_segments(plan->bytes, (int64_t)plan->region_bytes);
+    measure(layout, plan, info.st_size);
+    int64_t region_end = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes;
     layout->spilled = anything_behind(fd, region_end, info.st_size);
-    if (layout->spilled || plan->segments != layout->segments) return STATUS_OK; /* again */
+    bool enough = layout->level > 0 ? plan->segments <= layout->segments
+                                    : plan->segments == layout->segments;
+    if (layout->spilled || !enough) return STATUS_OK; /* again */
     size_t stored = (size_t)(info.st_size < region_end ? info.st_size : region_end);
     plan->region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
     if (plan->region == NULL)
@@ -250,6 +326,7 @@ static Status take_layout(Layout *layout, int fd, CheckpointPlan *plan) {
         if (layout->text_offsets[i] + (int64_t)strlen(layout->texts[i]) < region_end)
             memcpy(plan->region + layout->text_offsets[i] - CHECKPOINT_USER_BLOCK,
                    layout->texts[i], strlen(layout->texts[i]));
+    if (plan->chunks > 0) TRY(plan_packed_place(layout->state, plan));
     return check_readable(plan);
 }
 
@@ -275,18 +352,22 @@ static Status attempt(Layout *layout, size_t needed, int64_t logical,
 
 static Status find_layout(Layout *layout, CheckpointPlan *plan) {
     size_t inside = 0;   /* small entries and texts */
+    size_t index = 0;    /* of chunks */
     int64_t logical = 0; /* the whole file, about */
     for (int i = 0; i < TEXTS; i++)
         inside += strlen(layout->texts[i]) + 1 + CHECKPOINT_PAGE;
     for (int i = 0; i < layout->state->count; i++) {
         const Entry *entry = &layout->state->entries[i];
-        if (is_small(entry))
+        Kind kind = kind_of(layout, entry);
+        if (kind == IN_REGION)
             inside += entry->bytes;
-        else
+        else if (kind == BEHIND_IT)
             logical += (int64_t)round_to_page(entry->bytes);
+        else
+            plan_packed_expect(entry, &logical, &index);
     }
     layout->segments = (logical + CHECKPOINT_SEGMENT - 1) / CHECKPOINT_SEGMENT;
-    layout->meta_block = round_to_page(2048 + 256 * (size_t)layout->state->count);
+    layout->meta_block = round_to_page(2048 + 256 * (size_t)layout->state->count + index);
     for (int i = 0; i < ATTEMPTS && plan->region == NULL; i++) {
         size_t needed = inside + 2 * layout->meta_block + 16 * (size_t)layout->segments;
         TRY(attempt(layout, needed, logical + (int64_t)needed, plan));
@@ -302,7 +383,12 @@ static Status find_layout(Layout *layout, CheckpointPlan *plan) {
                       "HDF5 does not keep a checkpoint's metadata in one region");
 }
 
-Status checkpoint_plan(const State *state, const CheckpointText *text,
+int checkpoint_level(const char *compression) {
+    int level = 0;
+    return sscanf(compression, "zlib:%1d", &level) == 1 ? level : 0;
+}
+
+Status checkpoint_plan(const State *state, const CheckpointText *text, int level,
                        CheckpointPlan **out) {
     *out = NULL;
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* failures are told by our own texts */
@@ -313,7 +399,9 @@ Status checkpoint_plan(const State *state, const CheckpointText *text,
                         ? STATUS_OK
                         : FAIL(STATUS_MEMORY, NULL, "no memory for a checkpoint's plan");
     Layout layout = {.state = state,
+                     .level = level,
                      .texts = {text->identity, text->config, text->lineage}};
+    plan->level = level;
     if (status == STATUS_OK) status = find_layout(&layout, plan);
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);

@@ -1,12 +1,8 @@
-/* Reads a checkpoint: proves the user block and the region, learns the entries, then streams the
- * tensors segment by segment, each proved before a byte of it is handed on, while those behind it are
- * being read. */
-#include "src/checkpoint/checkpoint.h"
+/* Reads a checkpoint: proves the user block and the region, learns the entries, and puts what reader_stream.c
+ * brings into a state, or hashes it. */
+#include "src/checkpoint/reader.h"
 
-#include "src/checkpoint/image.h"
 #include "src/checkpoint/omit.h"
-#include "src/checkpoint/plan.h"
-#include "src/checkpoint/read_ahead.h"
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
@@ -20,15 +16,6 @@
 #include <xxhash.h>
 
 static const char FIX[] = "an older checkpoint is used instead, if there is one";
-
-struct CheckpointReader {
-    int fd;
-    char name[NAME_MAX + 1];
-    UserBlock block;
-    unsigned char *region; /* verified */
-    Image image;
-    const CheckpointEntry **by_path; /* the same entries in order of path */
-};
 
 static int compare_paths(const void *a, const void *b) {
     return strcmp((*(const CheckpointEntry *const *)a)->path,
@@ -112,75 +99,6 @@ const char *checkpoint_reader_text(const CheckpointReader *reader, const char *w
     for (int i = 0; i < IMAGE_TEXTS; i++)
         if (strcmp(which, IMAGE_TEXT_NAMES[i]) == 0) return reader->image.texts[i];
     return NULL;
-}
-
-/* ---- streaming */
-static int64_t region_end(const CheckpointReader *reader) {
-    return CHECKPOINT_USER_BLOCK + reader->block.metadata_bytes;
-}
-
-/* The next segment, `i`, proved. */
-static Status read_segment(const CheckpointReader *reader, ReadAhead *ahead, int64_t i,
-                           size_t size, const unsigned char **bytes) {
-    int64_t start = region_end(reader) + i * CHECKPOINT_SEGMENT;
-    Digest found, expected;
-    if (read_ahead_next(ahead, bytes, &found) != 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot read %s (offset %lld): %s",
-                    reader->name, (long long)start, strerror(errno));
-    memcpy(&expected,
-           reader->region + (reader->image.segments_offset - CHECKPOINT_USER_BLOCK) +
-               16 * i,
-           sizeof expected);
-    if (!digest_equal(found, expected))
-        return FAIL(STATUS_CORRUPT, FIX,
-                    "%s: segment %lld (offset %lld, %zu bytes) does not match its digest",
-                    reader->name, (long long)i, (long long)start, size);
-    return STATUS_OK;
-}
-
-/* Hands on what lies in [start, end); `next` is the first entry that may. */
-static Status hand_on(const CheckpointReader *reader, const unsigned char *bytes,
-                      int64_t start, int64_t end, int *next, CheckpointSink sink,
-                      void *context) {
-    const Image *image = &reader->image;
-    for (int e = *next; e < image->count && image->entries[e].offset < end; e++) {
-        const CheckpointEntry *entry = &image->entries[e];
-        int64_t from = entry->offset > start ? entry->offset : start;
-        int64_t entry_end = entry->offset + (int64_t)entry->bytes;
-        int64_t to = entry_end < end ? entry_end : end;
-        if (entry_end <= end) *next = e + 1;
-        if (sink != NULL)
-            TRY(sink(context, entry, (size_t)(from - entry->offset), bytes + (from - start),
-                     (size_t)(to - from)));
-    }
-    return STATUS_OK;
-}
-
-static Status stream_segments(const CheckpointReader *reader, ReadAhead *ahead,
-                              CheckpointSink sink, void *context) {
-    int next = 0;
-    TRY(hand_on(reader, reader->region, CHECKPOINT_USER_BLOCK, region_end(reader), &next,
-                sink, context));
-    int64_t start = region_end(reader);
-    for (int64_t i = 0; i < reader->image.segments; i++) {
-        int64_t left = reader->block.bytes - start;
-        size_t size = (size_t)(left < CHECKPOINT_SEGMENT ? left : CHECKPOINT_SEGMENT);
-        const unsigned char *bytes;
-        TRY(read_segment(reader, ahead, i, size, &bytes));
-        TRY(hand_on(reader, bytes, start, start + (int64_t)size, &next, sink, context));
-        start += (int64_t)size;
-    }
-    return STATUS_OK;
-}
-
-Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink,
-                                void *context) {
-    ReadAhead *ahead;
-    TRY(read_ahead_open(reader->fd, region_end(reader), reader->block.bytes,
-                        CHECKPOINT_SEGMENT, &ahead));
-    Status status = stream_segments(reader, ahead, sink, context);
-    read_ahead_close(ahead);
-    return status;
 }
 
 /* ---- into a state */

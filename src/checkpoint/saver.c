@@ -24,7 +24,7 @@ struct Saver {
     const CheckpointText *text; /* rank 0 only, as all below that is about it */
     CheckpointPlan *plan;
     Digest planned; /* of the texts that the plan holds */
-    int keep_last, max_failures;
+    SaverOptions options;
     int failures; /* in a row; the same on every rank */
     int commits;  /* of this launch; rank 0's count */
     Report *reports;
@@ -61,7 +61,7 @@ static Status plan_file(Saver *saver) {
     Digest texts = digest_of_texts(saver->text);
     if (saver->plan != NULL && digest_equal(saver->planned, texts)) return STATUS_OK;
     CheckpointPlan *plan;
-    TRY(checkpoint_plan(saver->state, saver->text, &plan));
+    TRY(checkpoint_plan(saver->state, saver->text, saver->options.level, &plan));
     checkpoint_plan_destroy(saver->plan);
     saver->plan = plan;
     saver->planned = texts;
@@ -69,8 +69,7 @@ static Status plan_file(Saver *saver) {
 }
 
 Status saver_open(Collective *collective, const Owner *owner, const State *state,
-                  const CheckpointText *text, int keep_last, int max_failures,
-                  Saver **out) {
+                  const CheckpointText *text, const SaverOptions *options, Saver **out) {
     *out = NULL;
     Saver *saver = calloc(1, sizeof *saver);
     Report *reports = calloc((size_t)collective->size, sizeof *reports);
@@ -82,8 +81,7 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
                          .owner = owner,
                          .state = state,
                          .text = text,
-                         .keep_last = keep_last,
-                         .max_failures = max_failures};
+                         .options = *options};
         if (collective->rank == 0) {
             warn_if_no_room(saver);
             mine = plan_file(saver);
@@ -235,7 +233,7 @@ static Status write_one(Saver *saver, const UserBlock *what, SaverEvent *event) 
     TRY(written);
     event->bytes = block.bytes;
     event->state_digest = block.state_digest;
-    Status pruned = catalog_prune(owner, saver->keep_last, saver->commits);
+    Status pruned = catalog_prune(owner, saver->options.keep_last, saver->commits);
     if (pruned == STATUS_LOST_OWNER) return pruned;
     if (pruned != STATUS_OK)
         LOG_W("old checkpoints are still there: %s (%s)", status_failure()->what,
@@ -262,13 +260,13 @@ Status saver_begin(Saver *saver, const UserBlock *what) {
     saver->event = event;
     saver->failures = outcome == STATUS_OK ? 0 : saver->failures + 1;
     if (outcome == STATUS_OK) return STATUS_OK;
-    if (saver->failures >= saver->max_failures) return status_adopt(&failure);
+    if (saver->failures >= saver->options.max_failures) return status_adopt(&failure);
     if (collective->rank == 0)
         LOG_W("step %lld was not saved (failure %d of %d in a row, earlier checkpoints "
               "stay): "
               "%s; %s",
-              (long long)what->step, saver->failures, saver->max_failures, failure.what,
-              failure.fix);
+              (long long)what->step, saver->failures, saver->options.max_failures,
+              failure.what, failure.fix);
     return STATUS_OK;
 }
 

@@ -26,6 +26,11 @@ typedef struct {
     double seconds;
 } SaverEvent;
 
+typedef struct {
+    int level; /* of packing; 0: none */
+    int keep_last, max_failures;
+} SaverOptions;
+
 /* Plans the file and checks that there is room for two more of it (a warning otherwise).
  *
  * Ranks:   collective; `owner` on rank 0, NULL elsewhere
@@ -33,7 +38,7 @@ typedef struct {
  *          text (rank 0's counts) may be another one at each save
  * Errors:  the same on every rank; *out is NULL then */
 Status saver_open(Collective *collective, const Owner *owner, const State *state,
-                  const CheckpointText *text, int keep_last, int max_failures, Saver **out);
+                  const CheckpointText *text, const SaverOptions *options, Saver **out);
 
 /* Saves the state as it is now. `what` (rank 0's counts) gives run, step, epoch, metrics, device_kind,
  * author and note; the rest is filled here. A save of a step that is already saved with the same

@@ -116,6 +116,10 @@ Status userblock_encode(const UserBlock *block, char text[CHECKPOINT_USER_BLOCK]
     put_integer(&writer, "ranks", block->ranks);
     put_text(&writer, "device_kind", block->device_kind);
     put_text(&writer, "writer", block->writer);
+    if (block->version >= 2) {
+        put_text(&writer, "compression", block->compression);
+        put_integer(&writer, "value_bytes", block->value_bytes);
+    }
     put_integer(&writer, "bytes", block->bytes);
     put_integer(&writer, "metadata_bytes", block->metadata_bytes);
     put_digest(&writer, "metadata_digest", block->metadata_digest);
@@ -199,6 +203,11 @@ static void read_fields(Fields *fields, const char *text, UserBlock *out) {
     out->ranks = (int)get_integer(fields, "ranks", 0, INT_MAX);
     get_text(fields, "device_kind", out->device_kind, sizeof out->device_kind);
     get_text(fields, "writer", out->writer, sizeof out->writer);
+    strcpy(out->compression, "none");
+    if (out->version >= 2) {
+        get_text(fields, "compression", out->compression, sizeof out->compression);
+        out->value_bytes = get_integer(fields, "value_bytes", 0, INT64_MAX);
+    }
     out->bytes =
         get_integer(fields, "bytes", CHECKPOINT_USER_BLOCK + SMALLEST_REGION, INT64_MAX);
     out->metadata_bytes =
@@ -248,10 +257,15 @@ Status userblock_decode(const char text[CHECKPOINT_USER_BLOCK], const char *name
         status = FAIL(STATUS_CORRUPT, fix, "%s: the user block is not a \"%s\" (offset 0)",
                       name, FORMAT_NAME);
     } else if (version > CHECKPOINT_FORMAT_VERSION) {
+        char writer[sizeof out->writer] = "";
+        get_text(&fields, "writer", writer, sizeof writer);
+        writer[strcspn(writer, ",")] = '\0'; /* "rekindle 0.1.0, hdf5 1.10.8" */
         status = FAIL(
-            STATUS_USAGE, "use the newer program for this run directory",
-            "%s was written by a newer Rekindle (format %lld, this one reads up to %d)",
-            name, (long long)version, CHECKPOINT_FORMAT_VERSION);
+            STATUS_USAGE, "use that program, or a newer one, for this run directory",
+            "%s was written by a newer Rekindle (format %lld, this one reads up to %d); "
+            "what wrote it reads it: %s",
+            name, (long long)version, CHECKPOINT_FORMAT_VERSION,
+            writer[0] != '\0' ? writer : "it does not say its version");
     } else {
         read_fields(&fields, text, out);
         if (fields.bad != NULL)

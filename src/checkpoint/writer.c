@@ -1,8 +1,11 @@
 /* Puts a planned checkpoint on the disk and publishes it: tensors in large aligned writes, hashed
  * from the same buffers while others are being written, then the metadata region, then the user block
- * that makes them count. The state is read once. */
+ * that makes them count. The state is read once; what is packed, a second time by the threads that pack
+ * it. */
 #include "src/checkpoint/checkpoint.h"
 
+#include "src/checkpoint/chunk_index.h"
+#include "src/checkpoint/chunk_line.h"
 #include "src/checkpoint/plan.h"
 #include "src/checkpoint/userblock.h"
 #include "src/checkpoint/write_behind.h"
@@ -10,6 +13,7 @@
 #include "src/core/fault.h"
 #include "src/core/file.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -27,21 +31,34 @@ typedef struct {
     const CheckpointPlan *plan;
     const State *state;
     int fd;
+    int64_t bytes;          /* of the whole file, as far as it is known */
     unsigned char *staging; /* CHECKPOINT_USER_BLOCK bytes, page-aligned */
     unsigned char *region;  /* this save's copy, page-aligned */
     XXH3_state_t *hash;     /* of the entry that is being copied */
     Digest *values;         /* of each of the state's entries, once it is copied */
+    ChunkPlace *places;     /* plan->chunks: where they came to lie */
     const char *step;       /* for the failure's text */
 } Save;
 
-/* Creates the hidden temporary and asks for its space, so that a full disk shows at once. */
+/* The bytes behind the region, one after the other, cut into segments. */
+typedef struct {
+    WriteBehind *behind;
+    Digest *table;
+    int64_t at;           /* in the file */
+    unsigned char *piece; /* the segment that is being filled; NULL at its start */
+    size_t filled;
+    int64_t segments; /* sent */
+} Stream;
+
+/* Creates the hidden temporary and asks for its space, so that a full disk shows at once. How much a
+ * packed one needs shows only while it is written. */
 static int create_temporary(Save *save, int directory, const char *temp) {
     save->step = "create";
     save->fd =
         openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (save->fd < 0) return -1;
     save->step = "reserve space for";
-    while (fallocate(save->fd, 0, 0, save->plan->bytes) != 0) {
+    while (save->plan->level == 0 && fallocate(save->fd, 0, 0, save->plan->bytes) != 0) {
         if (errno == EINTR) continue;
         if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) return -1;
         break; /* the file system cannot: the writes will tell */
@@ -51,49 +68,137 @@ static int create_temporary(Save *save, int directory, const char *temp) {
     return 0;
 }
 
-/* Copies the part of an entry that lies in [start, end) of the file, and hashes it: the parts of an
- * entry come one after the other. Gives the end of what it copied. */
-static int64_t copy_overlap(Save *save, const PlanEntry *entry, int64_t start, int64_t end,
-                            unsigned char *piece) {
-    int64_t from = entry->offset > start ? entry->offset : start;
-    int64_t to = entry->offset + (int64_t)entry->bytes;
-    if (from == entry->offset) XXH3_128bits_reset(save->hash);
-    bool whole = to <= end;
-    if (!whole) to = end;
-    const char *data = state_data(save->state, entry->index);
-    for (int64_t at = from; at < to; at += CHUNK) {
-        size_t bytes = to - at < CHUNK ? (size_t)(to - at) : CHUNK;
-        memcpy(piece + (at - start), data + (at - entry->offset), bytes);
-        XXH3_128bits_update(save->hash, piece + (at - start), bytes);
-    }
-    if (whole) {
-        XXH128_hash_t value = XXH3_128bits_digest(save->hash);
-        save->values[entry->index] = (Digest){value.high64, value.low64};
-    }
-    return to;
+/* Room for the next bytes, at most `wanted`: the rest of the segment. */
+static unsigned char *stream_room(Stream *stream, size_t wanted, size_t *bytes) {
+    if (stream->piece == NULL) stream->piece = write_behind_piece(stream->behind);
+    size_t left = CHECKPOINT_SEGMENT - stream->filled;
+    *bytes = wanted < left ? wanted : left;
+    return stream->piece + stream->filled;
 }
 
-/* Tensors, a segment at a time; the digests go to `table`. */
-static int write_segments(Save *save, WriteBehind *behind, Digest *table) {
-    const CheckpointPlan *plan = save->plan;
-    int64_t start = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes;
-    int next = plan->small;
-    for (int64_t i = 0; i < plan->segments; i++, start += CHECKPOINT_SEGMENT) {
-        int64_t left = plan->bytes - start;
-        size_t bytes = (size_t)(left < CHECKPOINT_SEGMENT ? left : CHECKPOINT_SEGMENT);
-        int64_t end = start + (int64_t)bytes, filled = start;
-        unsigned char *piece = write_behind_piece(behind);
-        for (int e = next; e < plan->count && plan->entries[e].offset < end; e++) {
-            const PlanEntry *entry = &plan->entries[e];
-            if (entry->offset > filled) /* gaps are zero */
-                memset(piece + (filled - start), 0, (size_t)(entry->offset - filled));
-            filled = copy_overlap(save, entry, start, end, piece);
-            if (entry->offset + (int64_t)entry->bytes <= end) next = e + 1;
-        }
-        memset(piece + (filled - start), 0, (size_t)(end - filled));
-        write_behind_send(behind, bytes, start, &table[i]);
+static void stream_send(Stream *stream) {
+    write_behind_send(stream->behind, stream->filled, stream->at - (int64_t)stream->filled,
+                      &stream->table[stream->segments++]);
+    stream->piece = NULL;
+    stream->filled = 0;
+}
+
+static void stream_advance(Stream *stream, size_t bytes) {
+    stream->filled += bytes;
+    stream->at += (int64_t)bytes;
+    if (stream->filled == CHECKPOINT_SEGMENT) stream_send(stream);
+}
+
+static void stream_put(Stream *stream, const unsigned char *data, size_t count) {
+    for (size_t done = 0, bytes; done < count; done += bytes) {
+        unsigned char *room = stream_room(stream, count - done, &bytes);
+        memcpy(room, data + done, bytes);
+        stream_advance(stream, bytes);
     }
-    return write_behind_finish(behind);
+}
+
+/* Gaps are zero. */
+static void stream_fill(Stream *stream, int64_t until) {
+    while (stream->at < until) {
+        size_t bytes;
+        unsigned char *room = stream_room(stream, (size_t)(until - stream->at), &bytes);
+        memset(room, 0, bytes);
+        stream_advance(stream, bytes);
+    }
+}
+
+static void keep_value(Save *save, int index) {
+    XXH128_hash_t value = XXH3_128bits_digest(save->hash);
+    save->values[index] = (Digest){value.high64, value.low64};
+}
+
+/* Copies an entry and hashes it on the way. */
+static void put_entry(Save *save, const PlanEntry *entry, Stream *stream) {
+    const unsigned char *data = state_data(save->state, entry->index);
+    stream_fill(stream, entry->offset);
+    XXH3_128bits_reset(save->hash);
+    for (size_t done = 0, bytes; done < entry->bytes; done += bytes) {
+        size_t left = entry->bytes - done;
+        unsigned char *room = stream_room(stream, left < CHUNK ? left : CHUNK, &bytes);
+        memcpy(room, data + done, bytes);
+        XXH3_128bits_update(save->hash, room, bytes);
+        stream_advance(stream, bytes);
+    }
+    keep_value(save, entry->index);
+}
+
+/* ---- packed entries: threads pack chunks that lie ahead, while here the values are hashed and packed
+ * chunks go into the stream, in order */
+
+/* Takes the next packed chunk off the line. False when there is none. */
+static bool put_chunk(Save *save, ChunkLine *line, Stream *stream) {
+    const ChunkJob *job = chunk_line_take(line);
+    if (job == NULL) return false;
+    save->places[job->tag] =
+        (ChunkPlace){.address = (uint64_t)(stream->at - CHECKPOINT_USER_BLOCK),
+                     .bytes = (uint32_t)job->made_bytes,
+                     .plain = job->made_bytes == job->whole};
+    stream_put(stream, job->made, job->made_bytes);
+    return true;
+}
+
+static void pack_entry(Save *save, const PlanEntry *entry, int64_t *tag, ChunkLine *line,
+                       Stream *stream) {
+    const unsigned char *data = state_data(save->state, entry->index);
+    XXH3_128bits_reset(save->hash);
+    for (int64_t i = 0; i < entry->grid.count; i++) {
+        ChunkJob *job;
+        while ((job = chunk_line_next(line)) == NULL)
+            put_chunk(save, line, stream);
+        job->from = data + chunk_grid_start(&entry->grid, i);
+        job->bytes = chunk_grid_bytes(&entry->grid, i);
+        job->whole = entry->grid.whole;
+        job->element = entry->grid.element;
+        job->tag = (*tag)++;
+        const unsigned char *values = job->from;
+        size_t bytes = job->bytes;
+        chunk_line_send(line);
+        XXH3_128bits_update(save->hash, values, bytes);
+    }
+    keep_value(save, entry->index);
+}
+
+static Status pack_entries(Save *save, int first, Stream *stream) {
+    const CheckpointPlan *plan = save->plan;
+    ChunkLine *line;
+    TRY(chunk_line_open(plan->level, plan->whole, plan->chunks, &line));
+    int64_t tag = 0;
+    stream_fill(stream, plan->chunks_offset);
+    for (int e = first; e < plan->count; e++)
+        pack_entry(save, &plan->entries[e], &tag, line, stream);
+    while (put_chunk(save, line, stream))
+        continue;
+    chunk_line_close(line);
+    tag = 0;
+    const char *wrong = NULL;
+    for (int e = first; e < plan->count && wrong == NULL; e++) {
+        const PlanEntry *entry = &plan->entries[e];
+        wrong = chunk_index_write(save->region, plan->region_bytes, entry->chunk_index,
+                                  &entry->grid, save->places + tag);
+        tag += entry->grid.count;
+    }
+    assert(wrong == NULL); /* the plan has read the same index */
+    return STATUS_OK;
+}
+
+/* Everything behind the region; the segments' digests go to the stream's table. */
+static int write_segments(Save *save, Stream *stream, Status *status) {
+    const CheckpointPlan *plan = save->plan;
+    int e = plan->small;
+    for (; e < plan->count && plan->entries[e].grid.count == 0; e++)
+        put_entry(save, &plan->entries[e], stream);
+    if (e < plan->count) *status = pack_entries(save, e, stream);
+    if (*status != STATUS_OK) return -1;
+    int64_t end = (stream->at + CHECKPOINT_PAGE - 1) / CHECKPOINT_PAGE * CHECKPOINT_PAGE;
+    stream_fill(stream, plan->chunks > 0 ? end : plan->bytes);
+    save->bytes = stream->at;
+    if (stream->filled > 0) stream_send(stream);
+    return write_behind_finish(stream->behind);
 }
 
 static int write_tensors(Save *save, Status *status) {
@@ -106,12 +211,15 @@ static int write_tensors(Save *save, Status *status) {
                   ? write_behind_open(save->fd, CHECKPOINT_SEGMENT, plan->segments, &behind)
                   : FAIL(STATUS_MEMORY, NULL, "no memory for %lld digests",
                          (long long)plan->segments);
-    int written = *status == STATUS_OK ? write_segments(save, behind, table) : -1;
+    Stream stream = {.behind = behind,
+                     .table = table,
+                     .at = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes};
+    int written = *status == STATUS_OK ? write_segments(save, &stream, status) : -1;
     int error = errno;
     write_behind_close(behind);
     if (written == 0) /* high, low: as in the file */
         memcpy(save->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK), table,
-               (size_t)plan->segments * sizeof *table);
+               (size_t)stream.segments * sizeof *table);
     free(table);
     errno = error;
     return written;
@@ -126,14 +234,22 @@ static int write_region(Save *save) {
         memcpy(place, state_data(save->state, entry->index), entry->bytes);
         save->values[entry->index] = digest_of(place, entry->bytes);
     }
+    if (plan->level > 0) header_set_end(save->region, (uint64_t)save->bytes);
     return write_behind_pages(save->fd, save->region, plan->region_bytes,
                               CHECKPOINT_USER_BLOCK);
 }
 
 /* The fields that the writer alone knows. */
 static void fill_block(const Save *save, UserBlock *block) {
-    block->version = CHECKPOINT_FORMAT_VERSION;
-    block->bytes = save->plan->bytes;
+    int level =
+        save->plan
+            ->level; /* what needs no newer version stays readable by older programs */
+    block->version = level > 0 ? 2 : 1;
+    strcpy(block->compression, "none");
+    if (level > 0)
+        snprintf(block->compression, sizeof block->compression, "zlib:%d", level);
+    block->value_bytes = save->plan->value_bytes;
+    block->bytes = save->bytes;
     block->metadata_bytes = (int64_t)save->plan->region_bytes;
     block->metadata_digest = digest_of(save->region, save->plan->region_bytes);
     block->state_digest = state_digest_of_values(save->state, save->values);
@@ -178,7 +294,7 @@ static Status publish(Save *save, int directory, const char *name, UserBlock *bl
     Status status = STATUS_OK;
     if (write_file(save, directory, temp, block, &status) != 0 && status == STATUS_OK)
         status = FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%lld bytes): %s",
-                      save->step, name, (long long)save->plan->bytes, strerror(errno));
+                      save->step, name, (long long)save->bytes, strerror(errno));
     bool created = save->fd >= 0 || strcmp(save->step, "create") != 0;
     if (save->fd >= 0) close(save->fd);
     fault_point("before_commit");
@@ -191,14 +307,15 @@ static Status publish(Save *save, int directory, const char *name, UserBlock *bl
 Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
                         const char *name, UserBlock *block) {
     TRY(check_plan(plan, state));
-    Save save = {.plan = plan, .state = state, .fd = -1};
+    Save save = {.plan = plan, .state = state, .fd = -1, .bytes = plan->bytes};
     save.staging = aligned_alloc(CHECKPOINT_PAGE, CHECKPOINT_USER_BLOCK);
     save.region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
     save.values = calloc((size_t)state->count + 1, sizeof *save.values);
+    save.places = calloc((size_t)plan->chunks + 1, sizeof *save.places);
     save.hash = XXH3_createState();
     Status status;
     if (save.staging == NULL || save.region == NULL || save.values == NULL ||
-        save.hash == NULL) {
+        save.places == NULL || save.hash == NULL) {
         status = FAIL(STATUS_MEMORY, NULL, "no memory to write %s", name);
     } else {
         memcpy(save.region, plan->region, plan->region_bytes);
@@ -207,6 +324,7 @@ Status checkpoint_write(const CheckpointPlan *plan, const State *state, int dire
     free(save.staging);
     free(save.region);
     free(save.values);
+    free(save.places);
     XXH3_freeState(save.hash);
     return status;
 }

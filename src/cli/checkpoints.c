@@ -43,15 +43,21 @@ static void metrics_for_people(const char *metrics, char *out, size_t bytes) {
     json_decref(object);
 }
 
+/* Values for each byte of the file; 0: not packed. */
+static double ratio_of(const UserBlock *block) {
+    bool packed = block->value_bytes > 0 && block->bytes > 0;
+    return packed ? (double)block->value_bytes / (double)block->bytes : 0;
+}
+
 static json_t *block_json(const char *name, const UserBlock *block) {
     char state[DIGEST_TEXT], parent[DIGEST_TEXT], metadata[DIGEST_TEXT];
     digest_print(block->state_digest, state);
     digest_print(block->parent_digest, parent);
     digest_print(block->metadata_digest, metadata);
     json_t *metrics = json_loads(block->metrics, 0, NULL);
-    return json_pack(
+    json_t *json = json_pack(
         "{s:s, s:i, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:s, s:s, s:i, s:s, s:s, "
-        "s:s, s:s, s:s}",
+        "s:s, s:s, s:s, s:s}",
         "file", name, "version", block->version, "run", block->run, "generation",
         (json_int_t)block->generation, "step", (json_int_t)block->step, "epoch",
         (json_int_t)block->epoch, "metrics", metrics != NULL ? metrics : json_object(),
@@ -59,7 +65,13 @@ static json_t *block_json(const char *name, const UserBlock *block) {
         (json_int_t)block->metadata_bytes, "metadata_digest", metadata, "state_digest",
         state, "parent", block->parent, "parent_digest", parent, "ranks", block->ranks,
         "device_kind", block->device_kind, "created_at", block->created_at, "writer",
-        block->writer, "author", block->author, "note", block->note);
+        block->writer, "author", block->author, "note", block->note, "compression",
+        block->compression);
+    if (ratio_of(block) > 0) {
+        json_object_set_new(json, "value_bytes", json_integer(block->value_bytes));
+        json_object_set_new(json, "ratio", json_real(ratio_of(block)));
+    }
+    return json;
 }
 
 /* ---- ls */
@@ -78,15 +90,16 @@ static json_t *item_json(const CatalogItem *item) {
 }
 
 static void print_item(const CatalogItem *item) {
-    char size[32] = "-", metrics[160] = "", digest[DIGEST_TEXT] = "-";
+    char size[32] = "-", ratio[32] = "-", metrics[160] = "", digest[DIGEST_TEXT] = "-";
     const UserBlock *block = &item->block;
+    if (ratio_of(block) > 0) snprintf(ratio, sizeof ratio, "%.2f", ratio_of(block));
     if (item->verdict != CHECKPOINT_REJECTED) {
         checkpoints_size(block->bytes, size);
         metrics_for_people(block->metrics, metrics, sizeof metrics);
         digest_print(block->state_digest, digest);
     }
-    printf("%-28s %10lld %6lld %10s  %-10s  %-12.12s  %s%s%s\n", item->name,
-           (long long)item->step, (long long)block->epoch, size,
+    printf("%-28s %10lld %6lld %10s %6s  %-10s  %-12.12s  %s%s%s\n", item->name,
+           (long long)item->step, (long long)block->epoch, size, ratio,
            verdict_name(item->verdict), digest, metrics,
            metrics[0] != '\0' && item->reason[0] != '\0' ? "; " : "", item->reason);
 }
@@ -102,8 +115,8 @@ static Status list(const CheckpointsArguments *arguments) {
     } else if (catalog.count == 0) {
         printf("no checkpoints in %s\n", arguments->paths[0]);
     } else {
-        printf("%-28s %10s %6s %10s  %-10s  %-12s  %s\n", "FILE", "STEP", "EPOCH", "SIZE",
-               "VERDICT", "STATE", "METRICS");
+        printf("%-28s %10s %6s %10s %6s  %-10s  %-12s  %s\n", "FILE", "STEP", "EPOCH",
+               "SIZE", "RATIO", "VERDICT", "STATE", "METRICS");
         for (int i = 0; i < catalog.count; i++)
             print_item(&catalog.items[i]);
     }
@@ -126,6 +139,9 @@ static void print_block(const char *name, const UserBlock *block) {
     printf("state_digest  %s\n", state);
     printf("size          %s (%lld bytes, %lld of them metadata)\n", size,
            (long long)block->bytes, (long long)block->metadata_bytes);
+    if (ratio_of(block) > 0)
+        printf("compression   %s (%lld bytes of values, ratio %.2f)\n", block->compression,
+               (long long)block->value_bytes, ratio_of(block));
     printf("generation    %lld\n", (long long)block->generation);
     if (block->parent[0] != '\0') printf("parent        %s (%s)\n", block->parent, parent);
     printf("ranks         %d\n", block->ranks);

@@ -70,7 +70,7 @@ typedef struct {
         int64_t every_steps; /* 0: none in between */
         bool every_epoch;
         int64_t keep_last, max_failures;
-        char compression[16]; /* none */
+        char compression[16]; /* none | zlib:1 … zlib:9 */
     } checkpoint;
     struct {
         int64_t every_steps;

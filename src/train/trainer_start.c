@@ -180,9 +180,11 @@ Status trainer_start(Trainer *self) {
     TRY(trainer_agree(self, mine));
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
+    SaverOptions options = {.level = checkpoint_level(config->checkpoint.compression),
+                            .keep_last = (int)config->checkpoint.keep_last,
+                            .max_failures = (int)config->checkpoint.max_failures};
     TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
-                   base->state, &self->text, (int)config->checkpoint.keep_last,
-                   (int)config->checkpoint.max_failures, &self->saver));
+                   base->state, &self->text, &options, &self->saver));
     /* a file elsewhere that is saved anew here is not here yet */
     bool elsewhere = base->restored.path[0] != '\0' && boundary_evaluation_is_due(self);
     self->saved_step =

@@ -211,8 +211,7 @@ static void another_model_is_refused_by_name(void **unused) {
 
 /* ---- a state of many frames */
 
-static void large_states_arrive_whole_and_damage_late_in_them_is_undone(void **unused) {
-    (void)unused;
+static void restore_large_states(int level) {
     State *large;
     assert_ok(known_state(KNOWN_LARGE, &large));
     Digest expected = state_digest(large);
@@ -224,7 +223,7 @@ static void large_states_arrive_whole_and_damage_late_in_them_is_undone(void **u
             block.generation = 3;
             block.step = step;
             catalog_name(3, step, name);
-            assert_ok(checkpoint_plan(large, &KNOWN_TEXT, &plan));
+            assert_ok(checkpoint_plan(large, &KNOWN_TEXT, level, &plan));
             assert_ok(checkpoint_write(plan, large, run.directory, name, &block));
             checkpoint_plan_destroy(plan);
         }
@@ -249,6 +248,16 @@ static void large_states_arrive_whole_and_damage_late_in_them_is_undone(void **u
     assert_true(values[0] == 0.0f); /* nothing of the bad files is left */
 }
 
+static void large_states_arrive_whole_and_damage_late_in_them_is_undone(void **unused) {
+    (void)unused;
+    restore_large_states(0);
+}
+
+static void so_do_packed_ones(void **unused) {
+    (void)unused;
+    restore_large_states(1);
+}
+
 /* ---- saving */
 
 static Owner owner;
@@ -265,8 +274,9 @@ static void open_saver(int keep_last, int max_failures) {
         if (state->arenas[i].bytes > 0)
             memcpy(state->arenas[i].data, filled->arenas[i].data, state->arenas[i].bytes);
     state_destroy(filled);
+    SaverOptions options = {.keep_last = keep_last, .max_failures = max_failures};
     assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &saved_text,
-                         keep_last, max_failures, &saver));
+                         &options, &saver));
 }
 
 static void close_saver(void) {
@@ -438,6 +448,7 @@ int main(int argc, char **argv) {
         TEST(another_identity_ends_the_restore_everywhere),
         TEST(another_model_is_refused_by_name),
         TEST(large_states_arrive_whole_and_damage_late_in_them_is_undone),
+        TEST(so_do_packed_ones),
         TEST(a_save_is_restored_bit_for_bit),
         TEST(each_file_holds_the_lineage_as_it_was_when_it_was_saved),
         TEST(failed_saves_are_events_until_there_are_too_many),

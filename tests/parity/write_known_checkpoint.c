@@ -1,11 +1,12 @@
-/* Writes the known state as a checkpoint (write_known_checkpoint DIRECTORY NAME), and prints each
- * entry's path, dtype, shape and bytes in hexadecimal, so that another program can
- * judge the file without any code of ours. */
+/* Writes the known state as a checkpoint (write_known_checkpoint DIRECTORY NAME [LEVEL]), packed at a level
+ * or (0) not, and prints each entry's path, dtype, shape and bytes in hexadecimal, so that another program
+ * can judge the file without any code of ours. */
 #include "tests/support/checkpoint_state.h"
 
 #include "src/core/status.h"
 
-static Status write_known(const char *directory_path, const char *name, State **state) {
+static Status write_known(const char *directory_path, const char *name, int level,
+                          State **state) {
     int directory = open(directory_path, O_RDONLY | O_DIRECTORY);
     TRY(known_state(KNOWN_LARGE, state));
     /* values that a reader with another idea of the bytes would get wrong */
@@ -17,7 +18,12 @@ static Status write_known(const char *directory_path, const char *name, State **
         (*state)->entries[state_find(*state, "optimizer/m/big")].bytes / sizeof *big;
     for (size_t i = 0; i < count; i++)
         big[i] = (float)i * 0.5f; /* the script knows this rule */
-    Status status = known_write(*state, directory, name);
+    /* nothing to gain by packing here */
+    uint32_t *noise = state_data(*state, state_find(*state, "optimizer/v/big"));
+    Rng rng = rng_at(9, RNG_TEST, 0, 0);
+    for (size_t i = count / 2; i < count; i++)
+        noise[i] = rng_word(rng, 0, (uint32_t)i);
+    Status status = known_pack(*state, level, directory, name);
     close(directory);
     return status;
 }
@@ -35,9 +41,10 @@ static void print_entry(const State *state, int index) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 3) return 2;
+    if (count < 3 || count > 4) return 2;
+    int level = count == 4 ? atoi(arguments[3]) : 0;
     State *state = NULL;
-    if (write_known(arguments[1], arguments[2], &state) != STATUS_OK) {
+    if (write_known(arguments[1], arguments[2], level, &state) != STATUS_OK) {
         status_print(status_failure());
         return 1;
     }

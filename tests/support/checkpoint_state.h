@@ -14,15 +14,16 @@ static const CheckpointText KNOWN_TEXT = {"{\"train.batch\": \"256\"}",
                                           "train:\n  batch: 256\n",
                                           "[{\"launch\": 1, \"ranks\": 4}]"};
 
-/* Small: everything but one tensor is below a page. Large: one tensor spans several segments. */
-typedef enum { KNOWN_SMALL, KNOWN_LARGE } KnownSize;
+/* Small: everything but one tensor is below a page. Large: two tensors span several segments. Packable: one
+ * tensor is just worth packing, and packs to next to nothing. */
+typedef enum { KNOWN_SMALL, KNOWN_LARGE, KNOWN_PACKABLE } KnownSize;
 
 /* All dtypes and ranks 0 to 4, every byte a function of (arena, entry, position). */
 static inline Status known_state(KnownSize size, State **out) {
     TRY(state_create(out));
     State *state = *out;
     const int64_t conv[] = {4, 3, 3, 3}, cube[] = {2, 3, 5}, bias[] = {7}, odd[] = {1};
-    const int64_t medium[] = {16, 64}, large[] = {1500, 2003};
+    const int64_t medium[] = {16, 64}, large[] = {1500, 2003}, stairs[] = {130, 128};
     TRY(state_declare(state, ARENA_PARAMETER, "model/conv1.weight", DTYPE_F32, 4, conv,
                       NULL));
     TRY(state_declare(state, ARENA_PARAMETER, "model/fc.weight", DTYPE_F32, 2, medium,
@@ -35,6 +36,9 @@ static inline Status known_state(KnownSize size, State **out) {
         TRY(state_declare(state, ARENA_MOMENT2, "optimizer/v/big", DTYPE_F32, 2, large,
                           NULL));
     }
+    if (size == KNOWN_PACKABLE)
+        TRY(state_declare(state, ARENA_MOMENT1, "optimizer/m/stairs", DTYPE_F32, 2, stairs,
+                          NULL));
     TRY(state_declare(state, ARENA_SCALAR, "progress/step", DTYPE_I64, 0, NULL, NULL));
     TRY(state_declare(state, ARENA_SCALAR, "progress/best", DTYPE_F64, 0, NULL, NULL));
     TRY(state_declare(state, ARENA_SCALAR, "progress/seed", DTYPE_U64, 1, odd, NULL));
@@ -48,6 +52,9 @@ static inline Status known_state(KnownSize size, State **out) {
             memcpy(bytes + j, &word, sizeof word);
         }
     }
+    int steep = state_find(state, "optimizer/m/stairs");
+    for (size_t i = 0; steep >= 0 && i < state->entries[steep].bytes / sizeof(float); i++)
+        ((float *)state_data(state, steep))[i] = (float)(i / 1000);
     return STATUS_OK;
 }
 
@@ -74,14 +81,19 @@ static inline UserBlock known_block(void) {
     return block;
 }
 
-/* Plans and writes in one. */
-static inline Status known_write(const State *state, int directory, const char *name) {
+/* Plans and writes in one, packed at a level or (0) not. */
+static inline Status known_pack(const State *state, int level, int directory,
+                                const char *name) {
     CheckpointPlan *plan;
     UserBlock block = known_block();
-    TRY(checkpoint_plan(state, &KNOWN_TEXT, &plan));
+    TRY(checkpoint_plan(state, &KNOWN_TEXT, level, &plan));
     Status status = checkpoint_write(plan, state, directory, name, &block);
     checkpoint_plan_destroy(plan);
     return status;
+}
+
+static inline Status known_write(const State *state, int directory, const char *name) {
+    return known_pack(state, 0, directory, name);
 }
 
 /* A new directory below `above`, open; its path stays in `path` (64 bytes). */

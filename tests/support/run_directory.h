@@ -72,7 +72,7 @@ static inline Digest write_stepped(const RunDirectory *run, int64_t generation,
     UserBlock block = {.generation = generation, .step = step, .ranks = 1};
     char name[CATALOG_NAME];
     catalog_name(generation, step, name);
-    if (checkpoint_plan(state, &text, &plan) != STATUS_OK ||
+    if (checkpoint_plan(state, &text, 0, &plan) != STATUS_OK ||
         checkpoint_write(plan, state, run->directory, name, &block) != STATUS_OK) {
         fprintf(stderr, "cannot write %s: %s\n", name, status_failure()->what);
         abort();

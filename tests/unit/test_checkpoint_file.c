@@ -170,7 +170,7 @@ static void one_plan_serves_many_saves(void **unused) {
     (void)unused;
     State *state = small_state(), *read;
     CheckpointPlan *plan;
-    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, &plan));
+    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, 0, &plan));
     assert_ok(empty_state(state, &read));
     int step = state_find(state, "progress/step");
     for (int64_t i = 0; i < 3; i++) {
@@ -196,7 +196,7 @@ static void long_texts_travel_whole(void **unused) {
     lineage[length] = '\0';
     CheckpointText text = {"", lineage + length - 5000, lineage};
     CheckpointPlan *plan;
-    assert_ok(checkpoint_plan(state, &text, &plan));
+    assert_ok(checkpoint_plan(state, &text, 0, &plan));
     UserBlock block = known_block();
     assert_ok(checkpoint_write(plan, state, directory, "a.h5", &block));
     CheckpointReader *reader;
@@ -221,7 +221,7 @@ static void a_table_larger_than_a_page_still_lies_in_the_region(void **unused) {
         assert_ok(state_declare(state, ARENA_PARAMETER, path, DTYPE_F32, 2, shape, NULL));
     }
     CheckpointPlan *plan;
-    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, &plan));
+    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, 0, &plan));
     assert_in_range(plan->segments, 1200, 1500);
     assert_true(plan->segments_offset + plan->segments * 16 <=
                 CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes);
@@ -241,7 +241,8 @@ static void paths_that_a_file_cannot_hold_are_refused_by_name(void **unused) {
         for (int j = 0; j < 2; j++)
             assert_ok(
                 state_declare(state, ARENA_SCALAR, pairs[i][j], DTYPE_I64, 0, NULL, NULL));
-        assert_fails(checkpoint_plan(state, &KNOWN_TEXT, &plan), STATUS_USAGE, pairs[i][1]);
+        assert_fails(checkpoint_plan(state, &KNOWN_TEXT, 0, &plan), STATUS_USAGE,
+                     pairs[i][1]);
         assert_null(plan);
         state_destroy(state);
     }
@@ -266,7 +267,7 @@ static void a_failed_write_names_its_step_and_leaves_nothing(void **unused) {
     State *state = small_state();
     CheckpointPlan *plan;
     UserBlock block = known_block();
-    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, &plan));
+    assert_ok(checkpoint_plan(state, &KNOWN_TEXT, 0, &plan));
     signal(SIGXFSZ, SIG_IGN);
     struct rlimit before, now;
     getrlimit(RLIMIT_FSIZE, &before);
@@ -275,7 +276,7 @@ static void a_failed_write_names_its_step_and_leaves_nothing(void **unused) {
     setrlimit(RLIMIT_FSIZE, &now);
     Status status = checkpoint_write(plan, state, directory, "a.h5", &block);
     CheckpointPlan *second;
-    Status planned = checkpoint_plan(state, &KNOWN_TEXT, &second);
+    Status planned = checkpoint_plan(state, &KNOWN_TEXT, 0, &second);
     setrlimit(RLIMIT_FSIZE, &before);
     assert_int_equal(planned, STATUS_IO);
     assert_non_null(strstr(status_failure()->what, "above the limit of 10000 bytes"));
@@ -352,7 +353,8 @@ static void other_state(UserBlock *block) {
 }
 
 static void newer(UserBlock *block) {
-    block->version++;
+    block->version = CHECKPOINT_FORMAT_VERSION + 1;
+    strcpy(block->writer, "rekindle 7.8.9, hdf5 2.0");
 }
 
 static void a_state_digest_that_is_not_the_values_own_is_refused(void **unused) {
@@ -372,6 +374,8 @@ static void a_newer_format_is_a_matter_for_the_user(void **unused) {
     State *state = written("a.h5");
     sign_again("a.h5", newer);
     assert_fails(load("a.h5", state), STATUS_USAGE, "written by a newer Rekindle");
+    assert_non_null(
+        strstr(status_failure()->what, "what wrote it reads it: rekindle 7.8.9"));
     state_destroy(state);
 }
 

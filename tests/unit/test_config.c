@@ -73,7 +73,7 @@ static const char full[] =
     "           milestones: [10, 20, 4294967295], gamma: 0.3, power: 2,\n"
     "           min_lr: 1e-5}\n"
     "checkpoint: {every_steps: 11, every_epoch: false, keep_last: 2,\n"
-    "             max_failures: 9, compression: none}\n"
+    "             max_failures: 9, compression: zlib:3}\n"
     "log: {every_steps: 1, progress: plain}\n"
     "resume: must\n";
 
@@ -132,7 +132,7 @@ static void every_key_reaches_its_field(void **state) {
     assert_false(c.checkpoint.every_epoch);
     assert_int_equal(c.checkpoint.keep_last, 2);
     assert_int_equal(c.checkpoint.max_failures, 9);
-    assert_string_equal(c.checkpoint.compression, "none");
+    assert_string_equal(c.checkpoint.compression, "zlib:3");
     assert_int_equal(c.log.every_steps, 1);
     assert_string_equal(c.log.progress, "plain");
     assert_string_equal(c.resume, "must");
@@ -248,6 +248,7 @@ static void wrong_values_are_refused_at_their_place(void **state) {
     REFUSED(DATA "train: {label_smoothing: 1.0}\n", 2, 26, "train.label_smoothing");
     REFUSED(DATA "checkpoint: {keep_last: 0}\n", 2, 25, "checkpoint.keep_last");
     REFUSED(DATA "checkpoint: {compression: gzip}\n", 2, 27, "one of none");
+    REFUSED(DATA "checkpoint: {compression: zlib:10}\n", 2, 27, "one of none");
     REFUSED(DATA "device: gpu\n", 2, 9, "device", "auto, cpu, reference, cuda");
     REFUSED(DATA "optimizer: {kind: sdg}\n", 2, 19, "sgd, adam, adamw");
     REFUSED(DATA "schedule: {milestones: [5, x]}\n", 2, 28, "schedule.milestones", "\"x\"");

@@ -11,6 +11,7 @@
 
 static char directory_path[64];
 static int directory;
+static int format = 1; /* that crafted files claim to have */
 static const char NAME[] = "crafted.h5";
 
 static int open_directory(void **unused) {
@@ -94,7 +95,7 @@ static void sign(void (*patch)(char *bytes, size_t size)) {
     memset(bytes + size, 0, padded - size);
     if (patch != NULL) patch(bytes + CHECKPOINT_USER_BLOCK, size - CHECKPOINT_USER_BLOCK);
     UserBlock block = known_block();
-    block.version = CHECKPOINT_FORMAT_VERSION;
+    block.version = format;
     block.bytes = (int64_t)padded;
     block.metadata_bytes = (int64_t)padded - CHECKPOINT_USER_BLOCK;
     block.metadata_digest =
@@ -188,13 +189,69 @@ static void a_virtual_dataset(hid_t file) {
     H5Sclose(space);
 }
 
-static void chunks(hid_t file) {
+static void put_chunks(hid_t file, const char *path, int rank, const hsize_t *shape,
+                       const hsize_t *chunk) {
+    hid_t options = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(options, rank, chunk);
+    H5Pset_shuffle(options);
+    H5Pset_deflate(options, 1);
+    put_shape(file, path, rank, shape, options);
+    H5Pclose(options);
+}
+
+static void deflated_chunks(hid_t file) {
     const hsize_t shape[] = {4};
     hid_t options = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_chunk(options, 1, shape);
     H5Pset_deflate(options, 1);
     put_shape(file, "data", 1, shape, options);
     H5Pclose(options);
+}
+
+static void three_filters(hid_t file) {
+    const hsize_t shape[] = {4};
+    hid_t options = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(options, 1, shape);
+    H5Pset_shuffle(options);
+    H5Pset_deflate(options, 1);
+    H5Pset_fletcher32(options);
+    put_shape(file, "data", 1, shape, options);
+    H5Pclose(options);
+}
+
+static void packed_chunks(hid_t file) {
+    const hsize_t shape[] = {4};
+    put_chunks(file, "data", 1, shape, shape);
+}
+
+static void chunks_that_are_no_runs(hid_t file) {
+    const hsize_t shape[] = {4, 4}, chunk[] = {2, 2};
+    put_chunks(file, "data", 2, shape, chunk);
+}
+
+static void a_chunk_larger_than_any_of_ours(hid_t file) {
+    const hsize_t shape[] = {(4 << 20) + 4};
+    put_chunks(file, "data", 1, shape, shape);
+}
+
+static void chunks_without_an_index(hid_t file) {
+    const hsize_t shape[] = {1000}, chunk[] = {100}; /* too long for put_dataset to write */
+    put_chunks(file, "data", 1, shape, chunk);
+}
+
+static void an_enormous_packed_shape(hid_t file) {
+    const hsize_t shape[] = {1ull << 40, 1ull << 18}, chunk[] = {1, 1 << 18};
+    put_chunks(file, "data", 2, shape, chunk);
+}
+
+static void a_packed_shape_that_overflows(hid_t file) {
+    const hsize_t shape[] = {1ull << 40, 1ull << 40}, chunk[] = {1, 1 << 18};
+    put_chunks(file, "data", 2, shape, chunk);
+}
+
+static void a_packed_text(hid_t file) {
+    const hsize_t shape[] = {4};
+    put_chunks(file, "rekindle/more", 1, shape, shape);
 }
 
 static void compact_storage(hid_t file) {
@@ -377,8 +434,11 @@ static void what_leads_in_circles_is_refused(void **unused) {
 
 static void other_storage_and_types_are_refused(void **unused) {
     (void)unused;
-    open_as_crafted(chunks, "filtered");
+    open_as_crafted(deflated_chunks, "filtered otherwise");
+    open_as_crafted(three_filters, "filtered otherwise");
+    open_as_crafted(packed_chunks, "nor packed as a checkpoint's"); /* in version 1 */
     open_as_crafted(unfiltered_chunks, "not stored contiguously");
+    open_as_crafted(a_packed_text, "not stored contiguously");
     open_as_crafted(a_shape_that_can_grow, "can grow");
     open_as_crafted(an_attribute, "holds what no checkpoint has");
     open_as_crafted(names_in_a_heap, "keeps its names where no checkpoint does");
@@ -388,6 +448,21 @@ static void other_storage_and_types_are_refused(void **unused) {
     open_as_crafted(a_compound, "little-endian");
     open_as_crafted(a_text_as_entry, "little-endian");
     open_as_crafted(a_named_type, "neither a group nor a dataset");
+}
+
+static void chunks_of_other_shapes_are_refused(void **unused) {
+    (void)unused;
+    format = 2;
+    open_as_crafted(deflated_chunks, "filtered otherwise");
+    open_as_crafted(unfiltered_chunks, "nor packed as a checkpoint's");
+    open_as_crafted(a_packed_text, "not stored contiguously");
+    open_as_crafted(packed_chunks, "on top of another, or of the metadata region");
+    open_as_crafted(chunks_that_are_no_runs, "chunks of impossible shape");
+    open_as_crafted(a_chunk_larger_than_any_of_ours, "chunks of impossible shape");
+    open_as_crafted(chunks_without_an_index, "outside of the metadata region");
+    open_as_crafted(an_enormous_packed_shape, "chunks of impossible shape");
+    open_as_crafted(a_packed_shape_that_overflows, "larger than any file");
+    format = 1;
 }
 
 static void impossible_shapes_are_refused(void **unused) {
@@ -557,6 +632,7 @@ int main(void) {
         cmocka_unit_test(what_leads_out_of_the_file_is_refused),
         cmocka_unit_test(what_leads_in_circles_is_refused),
         cmocka_unit_test(other_storage_and_types_are_refused),
+        cmocka_unit_test(chunks_of_other_shapes_are_refused),
         cmocka_unit_test(impossible_shapes_are_refused),
         cmocka_unit_test(names_that_no_entry_can_have_are_refused),
         cmocka_unit_test(objects_without_number_are_refused),

@@ -14,6 +14,8 @@ static UserBlock complete_block(void) {
     block.state_digest = (Digest){UINT64_MAX, 0};
     strcpy(block.created_at, "2024-02-29T12:00:00Z");
     strcpy(block.writer, "rekindle 0.1.0, hdf5 1.10.8");
+    strcpy(block.compression, "zlib:1");
+    block.value_bytes = 3 << 20;
     return block;
 }
 
@@ -45,11 +47,24 @@ static void the_text_is_lines_for_a_person_and_ends_in_a_newline(void **state) {
     UserBlock block = complete_block();
     assert_ok(userblock_encode(&block, text));
     assert_memory_equal(
-        text, "{\n  \"format\": \"rekindle-checkpoint\",\n  \"version\": 1,\n", 53);
+        text, "{\n  \"format\": \"rekindle-checkpoint\",\n  \"version\": 2,\n", 53);
     assert_non_null(memmem(text, sizeof text, "\n  \"step\": 1200,\n", 17));
     assert_non_null(memmem(text, sizeof text, "{\"loss\": 0.31, \"accuracy\": 0.912}", 33));
     assert_null(memchr(text, '\0', sizeof text));
     assert_int_equal(text[CHECKPOINT_USER_BLOCK - 1], '\n');
+}
+
+static void a_block_of_version_1_says_nothing_of_packing(void **state) {
+    (void)state;
+    char text[CHECKPOINT_USER_BLOCK];
+    UserBlock block = complete_block(), read;
+    block.version = 1;
+    assert_ok(userblock_encode(&block, text));
+    assert_null(memmem(text, sizeof text, "compression", 11));
+    assert_ok(userblock_decode(text, "a.h5", &read));
+    assert_int_equal(read.version, 1);
+    assert_string_equal(read.compression, "none");
+    assert_int_equal(read.value_bytes, 0);
 }
 
 static void no_flipped_bit_passes(void **state) {
@@ -68,10 +83,12 @@ static void a_newer_version_is_refused_as_such(void **state) {
     (void)state;
     char text[CHECKPOINT_USER_BLOCK];
     UserBlock block = complete_block(), read;
-    block.version = 2;
+    block.version = CHECKPOINT_FORMAT_VERSION + 1;
     assert_ok(userblock_encode(&block, text));
     assert_fails(userblock_decode(text, "a.h5", &read), STATUS_USAGE,
                  "a.h5 was written by a newer Rekindle");
+    assert_non_null(
+        strstr(status_failure()->what, "what wrote it reads it: rekindle 0.1.0"));
 }
 
 static void forged_fields_are_refused_by_name(void **state) {
@@ -80,11 +97,13 @@ static void forged_fields_are_refused_by_name(void **state) {
         const char *from, *to, *said;
     } forgeries[] = {
         {"rekindle-checkpoint", "somebody-checkpoint", "not a \"rekindle-checkpoint\""},
-        {"\"version\": 1", "\"version\": 0", "not a \"rekindle-checkpoint\""},
+        {"\"version\": 2", "\"version\": 0", "not a \"rekindle-checkpoint\""},
         {"\"step\": 1200", "\"step\":-1200", "\"step\""},
         {"\"step\": 1200", "\"step\": 12.0", "\"step\""},
         {"\"step\": 1200", "\"stop\": 1200", "\"step\""},
         {"\"ranks\": 4", "\"ranks\":[]", "\"ranks\""},
+        {"\"compression\"", "\"compressiom\"", "\"compression\""},
+        {"\"value_bytes\": 3", "\"value_bytes\":-3", "\"value_bytes\""},
         {"\"run\": \"fashion\"", "\"run\": 123456789", "\"run\""},
         {"\"run\": \"fashion\"", "\"run\": \"\\u0000_\"", "not a \"rekindle-checkpoint\""},
         {"\"epoch\"", "\"step\" ", "not a \"rekindle-checkpoint\""}, /* a key twice */
@@ -166,6 +185,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_field_comes_back),
         cmocka_unit_test(the_text_is_lines_for_a_person_and_ends_in_a_newline),
+        cmocka_unit_test(a_block_of_version_1_says_nothing_of_packing),
         cmocka_unit_test(no_flipped_bit_passes),
         cmocka_unit_test(a_newer_version_is_refused_as_such),
         cmocka_unit_test(forged_fields_are_refused_by_name),
