@@ -198,6 +198,48 @@ static void only_whole_pages_can_be_pinned(void **state) {
     munmap(memory, 8192);
 }
 
+static Status lost_peer(void *context) {
+    ++*(int *)context;
+    return FAIL(STATUS_COMM, "relaunch", "rank 3 is gone");
+}
+
+static void assert_ready(VendorComm *comm) {
+    for (bool ready = false; !ready;)
+        assert_ok(vendor_comm_poll(comm, &ready));
+}
+
+static void a_wait_ends_when_a_peer_is_lost_or_patience_ends(void **state) {
+    Backend *backend = *state;
+    Cuda *cuda = cuda_of(backend);
+    /* an event that was recorded behind work that never ends: a peer that never sends */
+    uint8_t id[VENDOR_COMM_ID];
+    assert_ok(vendor_comm_id(id));
+    VendorComm *comm;
+    assert_ok(vendor_comm_open(id, 0, 1, &comm));
+    assert_ready(comm);
+    void *data;
+    assert_ok(backend->ops->allocate(backend, 64, &data));
+    double_set("GPU_DOUBLE_HANG", "vendor_all_reduce:1");
+    assert_ok(vendor_all_reduce(cuda->work, comm, data, data, 16));
+    assert_ready(comm);
+    double_set("GPU_DOUBLE_HANG", NULL);
+    int asked = 0;
+    cuda->peers = lost_peer;
+    cuda->peers_context = &asked;
+    assert_fails(backend->ops->finish(backend, 0), STATUS_COMM, "rank 3 is gone");
+    assert_int_equal(asked, 1);
+    cuda->peers = NULL;
+    cuda->patience_s = 0.05;
+    cuda->doing = "the exchange of gradients";
+    assert_fails(backend->ops->finish(backend, 0), STATUS_WATCHDOG,
+                 "the exchange of gradients");
+    assert_true(cuda->hung);
+    vendor_comm_abort(comm);
+    cuda->hung = false; /* only the test knows that the abort freed the queue */
+    cuda->patience_s = 20.0;
+    backend->ops->release(backend, data);
+}
+
 static void a_failure_of_the_device_is_told_by_the_next_wait(void **state) {
     Backend *backend = *state;
     float value = 1.0f;
@@ -221,6 +263,7 @@ int main(void) {
         ON_A_DEVICE(a_fence_keeps_later_work_off_what_is_being_fetched),
         ON_A_DEVICE(fetches_return_at_once_and_one_finish_waits_for_all),
         ON_A_DEVICE(only_whole_pages_can_be_pinned),
+        ON_A_DEVICE(a_wait_ends_when_a_peer_is_lost_or_patience_ends),
         ON_A_DEVICE(a_failure_of_the_device_is_told_by_the_next_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
