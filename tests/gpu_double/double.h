@@ -3,7 +3,8 @@
  * Environment, read by the first call of the seam and after double_reset:
  *   GPU_DOUBLE_DEVICES=n       devices that the process sees (4)
  *   GPU_DOUBLE_MEMORY=bytes    of a device (16 GiB)
- *   GPU_DOUBLE_SEED=n          of the orders of blocks, warps and lanes (1)
+ *   GPU_DOUBLE_SEED=n          of the orders of blocks, warps and lanes (1); even: what a queue waits for
+ *                              runs as early as it may, odd: as late
  *   GPU_DOUBLE_PLAN=double-2   the libraries' first choice of a plan (double-1); they differ in bits
  *   GPU_DOUBLE_FAIL=[rank:R,]function:occurrence[;...]
  *                              that call fails: STATUS_DEVICE, STATUS_MEMORY of allocations,

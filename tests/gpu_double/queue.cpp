@@ -1,4 +1,6 @@
-/* Lanes of work: nothing in them runs before something waits for it, and then only what that demands. */
+/* Lanes of work: nothing in them runs before something waits for it, and then only
+ * what that demands: in the order of need, or what is needed of other lanes as early as it may run. Both are
+ * orders that a GPU could choose; the seed decides. */
 #include "tests/gpu_double/engine.h"
 
 #include <sched.h>
@@ -46,9 +48,19 @@ static Progress run_front(Lane *lane) {
     return Progress::DONE;
 }
 
+/* Runs what the lane waits for up to the position before its own work, as far as that is possible. */
+static void advance_needed(Lane *lane, uint64_t position) {
+    for (uint64_t at = lane->done; at < position; at++) {
+        if (at < lane->done) continue; /* something needed this lane, too */
+        MarkerPointer needed = lane->works[at - lane->done].needed;
+        if (needed && !needed->reached) lane_advance(needed->lane, needed->position);
+    }
+}
+
 Progress lane_advance(const std::shared_ptr<Lane> &lane, uint64_t position) {
     if (!engine.failure.empty()) return Progress::FAILED;
     std::shared_ptr<Lane> held = lane; /* its last marker may be the one that is reached */
+    if (engine_seed() % 2 == 0) advance_needed(held.get(), position);
     while (held->done < position) {
         Progress progress = run_front(held.get());
         if (progress != Progress::DONE) return progress;
