@@ -135,7 +135,7 @@ typedef struct {
     /* ---- repetition. Runs body, which only gives work to worker 0. A device may record what the second
      * run with a key gives, and from then on repeat the recording without calling body: so whatever
      * differs between runs of one key lies in device memory, and all memory stays where it is.
-     * Key 0: never recorded. Not nested. */
+     * Key 0: never recorded; body may then use all workers. Not nested. */
     Status (*repeat)(Backend *self, uint64_t key, Status (*body)(void *context),
                      void *context);
 
@@ -198,8 +198,8 @@ typedef struct {
 
     /* ---- pooling: (N,C,H,W) → (N,C,H',W'). Average counts padding, as PyTorch's default.
      * max_pool ties: the first in window order. choice: one byte per output element (same layout
-     * and padding as y), the window index of the maximum; kernel ≤ 15. Windows that lie in padding
-     * only are refused. */
+     * and padding as y, so half of y's bytes are enough), the window index of the maximum;
+     * kernel ≤ 15. Windows that lie in padding only are refused. */
     Status (*max_pool_forward)(Backend *self, int worker, const Pool2d *pool, Tensor *y,
                                uint8_t *choice, const Tensor *x);
     Status (*max_pool_backward)(Backend *self, int worker, const Pool2d *pool, Tensor *dx,

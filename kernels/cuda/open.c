@@ -110,7 +110,9 @@ static Status open_parts(Cuda *cuda, const BackendOptions *options) {
     TRY(cuda_transfers_open(cuda));
     TRY(cuda_recordings_open(cuda));
     TRY(cuda_weights_open(cuda));
-    return cuda_plans_open(cuda, options->plans);
+    bool ours =
+        options->plans_kind != NULL && strcmp(options->plans_kind, cuda->base.kind) == 0;
+    return cuda_plans_open(cuda, ours ? options->plans : NULL);
 }
 
 /* Ranks of one host take its devices in turn; where the launcher shows each rank one device, all take

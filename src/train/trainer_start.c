@@ -125,7 +125,8 @@ void trainer_print_memory(const Trainer *self) {
     for (int i = 0; i < ARENA_SCALAR; i++)
         state += base->state->arenas[i].bytes;
     if (base->backend->ops->host_memory) used += state + sums; /* not the backend's */
-    size_t rest = used - state - sums - self->evaluation_bytes;
+    size_t named = state + sums + self->evaluation_bytes;
+    size_t rest = used > named ? used - named : 0;
     LOG_I("memory of a rank's device, MiB: parameters, moments and buffers %.1f, gradient "
           "sums %.1f, activations and workspace %.1f, evaluation %.1f",
           (double)state / mib, (double)sums / mib, (double)rest / mib,

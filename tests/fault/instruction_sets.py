@@ -26,7 +26,8 @@ def limit(name, variable=VARIABLES[0]):
 
 
 def device_of(ended):
-    return ended.output.split("device: ")[1].split("\n")[0] if "device: " in ended.output else None
+    mark = "reduction, device: "
+    return ended.output.split(mark)[1].split("\n")[0] if mark in ended.output else None
 
 
 class InstructionSets:

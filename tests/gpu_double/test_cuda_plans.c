@@ -9,9 +9,21 @@ static int forget_variables(void **state) {
     return 0;
 }
 
-static Status open_with(const char *plans, Backend **out) {
-    BackendOptions options = {.workers = 1, .plans = plans, .patience_s = 20.0};
+/* Opens the device with what an earlier launch on that kind of device told. */
+static Status open_with_of(const char *plans, const char *kind, Backend **out) {
+    BackendOptions options = {
+        .workers = 1, .plans = plans, .plans_kind = kind, .patience_s = 20.0};
     return rekindle_cuda_open(&options, out);
+}
+
+static Status open_with(const char *plans, Backend **out) {
+    static char kind[sizeof((Backend *)0)->kind];
+    if (kind[0] == '\0') {
+        TRY(open_with_of(NULL, NULL, out));
+        memcpy(kind, (*out)->kind, sizeof kind);
+        device_close(*out);
+    }
+    return open_with_of(plans, kind, out);
 }
 
 enum { N = 4, K = 300, M = 7 };
@@ -90,6 +102,18 @@ static void a_recorded_plan_is_used_again_where_another_would_be_chosen(void **s
     device_close(backend);
     assert_memory_equal(first, repeated, sizeof first);
     free(recorded);
+}
+
+static void plans_of_another_kind_of_device_are_ignored(void **state) {
+    (void)state;
+    const char *const kinds[] = {"cuda of another make", "", NULL};
+    for (int i = 0; i < 3; i++) {
+        Backend *backend;
+        assert_ok(
+            open_with_of("gemm m4 n7 k300 nt f32 f32 = engine-77", kinds[i], &backend));
+        assert_string_equal(backend->ops->plans(backend), "");
+        device_close(backend);
+    }
 }
 
 static void recorded_plans_that_a_launch_does_not_need_are_told_on(void **state) {
@@ -184,6 +208,7 @@ int main(void) {
         cmocka_unit_test(a_plan_is_made_once_for_a_description),
         cmocka_unit_test_teardown(
             a_recorded_plan_is_used_again_where_another_would_be_chosen, forget_variables),
+        cmocka_unit_test(plans_of_another_kind_of_device_are_ignored),
         cmocka_unit_test(recorded_plans_that_a_launch_does_not_need_are_told_on),
         cmocka_unit_test(a_recorded_plan_that_cannot_be_made_is_refused_by_name),
         cmocka_unit_test(hostile_plans_are_refused_when_the_device_opens),

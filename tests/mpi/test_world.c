@@ -21,6 +21,7 @@ static void ranks_know_their_number_and_their_host(void **state) {
     assert_int_equal(world->size, launched);
     assert_int_equal(world->rank, atoi(getenv("OMPI_COMM_WORLD_RANK")));
     assert_int_equal(world->hosts, 1);
+    assert_int_equal(world->host_rank, atoi(getenv("OMPI_COMM_WORLD_LOCAL_RANK")));
     char who[96];
     snprintf(who, sizeof who, "rank %d on %s", world->rank, world->host);
     FAIL(STATUS_IO, NULL, "a failure to see who failed");
@@ -93,6 +94,7 @@ static void a_process_alone_needs_no_mpi(void **state) {
     assert_ok(collective_alone_open(&alone));
     assert_int_equal(alone->size, 1);
     assert_int_equal(alone->hosts, 1);
+    assert_int_equal(alone->host_rank, 0);
     uint32_t bits = CONTROL_SAVE;
     uint64_t mine = 42, all = 0;
     assert_ok(alone->ops->control(alone, &bits));
