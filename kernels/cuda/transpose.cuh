@@ -4,39 +4,54 @@
 
 #include "kernels/cuda/lanes.cuh"
 
-enum { TRANSPOSE_THREADS = 256, TRANSPOSE_TILE = 1024, TRANSPOSE_BATCH_MAX = 65535 };
+enum { TRANSPOSE_THREADS = 256, TRANSPOSE_TILE = 1024, TRANSPOSE_SIDE = 32 };
 
-/* to[b][j][i] = from[b][i][j], i below rows, j below columns; cut into tiles of tile_rows × tile_columns,
- * at most TRANSPOSE_TILE elements: both reads and writes then run along memory. */
+/* to[b][j][i] = from[b][i][j], i below rows, j below columns. Large matrices are cut into tiles of at most
+ * TRANSPOSE_TILE elements, of small ones a block takes several: both reads and writes run along memory. */
 typedef struct {
     int64_t batch, rows, columns;
     uint32_t tile_rows, tile_columns;
-    uint32_t tiles_across; /* tiles in a row of tiles */
+    uint32_t across, tiles; /* tiles side by side, and in all, of a matrix */
 } Transpose;
 
 /* A tile's row in shared memory has an odd length, so that a column lies in different banks. */
 template <typename To, typename From>
 KERNEL void transpose_kernel(Transpose t, To *to, const From *from) {
     SHARED(float, tile, TRANSPOSE_TILE * 3 / 2);
-    int64_t i0 = (int64_t)(blockIdx.x / t.tiles_across) * t.tile_rows;
-    int64_t j0 = (int64_t)(blockIdx.x % t.tiles_across) * t.tile_columns;
-    uint32_t high = t.rows - i0 < t.tile_rows ? (uint32_t)(t.rows - i0) : t.tile_rows;
-    uint32_t wide =
+    const int64_t base = (int64_t)(blockIdx.x / t.tiles) * t.rows * t.columns;
+    const uint32_t index = blockIdx.x % t.tiles;
+    const int64_t i0 = (int64_t)(index / t.across) * t.tile_rows;
+    const int64_t j0 = (int64_t)(index % t.across) * t.tile_columns;
+    const uint32_t high = t.rows - i0 < t.tile_rows ? (uint32_t)(t.rows - i0) : t.tile_rows;
+    const uint32_t wide =
         t.columns - j0 < t.tile_columns ? (uint32_t)(t.columns - j0) : t.tile_columns;
-    uint32_t pitch = t.tile_columns | 1u;
-    for (int64_t b = blockIdx.y; b < t.batch; b += gridDim.y) {
-        const From *source = from + b * t.rows * t.columns;
-        To *sink = to + b * t.rows * t.columns;
-        if (b != blockIdx.y) __syncthreads(); /* the tile has been read */
-        for (uint32_t k = threadIdx.x; k < high * wide; k += TRANSPOSE_THREADS) {
-            uint32_t i = k / wide, j = k % wide;
-            tile[i * pitch + j] = lane_load(source + (i0 + i) * t.columns + j0 + j);
-        }
-        __syncthreads();
-        for (uint32_t k = threadIdx.x; k < high * wide; k += TRANSPOSE_THREADS) {
-            uint32_t i = k % high, j = k / high;
-            lane_store(sink + (j0 + j) * t.rows + i0 + i, tile[i * pitch + j]);
-        }
+    const uint32_t pitch = t.tile_columns | 1u;
+    for (uint32_t k = threadIdx.x; k < high * wide; k += TRANSPOSE_THREADS) {
+        uint32_t i = k / wide, j = k % wide;
+        tile[i * pitch + j] = lane_load(from + base + (i0 + i) * t.columns + j0 + j);
+    }
+    __syncthreads();
+    for (uint32_t k = threadIdx.x; k < high * wide; k += TRANSPOSE_THREADS) {
+        uint32_t i = k % high, j = k / high;
+        lane_store(to + base + (j0 + j) * t.rows + i0 + i, tile[i * pitch + j]);
+    }
+}
+
+template <typename To, typename From>
+KERNEL void transpose_small_kernel(Transpose t, To *to, const From *from) {
+    SHARED(float, tile, TRANSPOSE_TILE);
+    const uint32_t rows = (uint32_t)t.rows, columns = (uint32_t)t.columns;
+    const uint32_t area = rows * columns, group = TRANSPOSE_TILE / area;
+    const int64_t first = (int64_t)blockIdx.x * group;
+    const uint32_t here =
+        (t.batch - first < group ? (uint32_t)(t.batch - first) : group) * area;
+    for (uint32_t k = threadIdx.x; k < here; k += TRANSPOSE_THREADS)
+        tile[k] = lane_load(from + first * area + k);
+    __syncthreads();
+    for (uint32_t k = threadIdx.x; k < here; k += TRANSPOSE_THREADS) {
+        uint32_t inside = k % area;
+        lane_store(to + first * area + k,
+                   tile[k - inside + inside % rows * columns + inside / rows]);
     }
 }
 
@@ -48,20 +63,29 @@ template <typename To, typename From>
 static Status transpose(VendorQueue *queue, To *to, const From *from, int64_t batch,
                         int64_t rows, int64_t columns) {
     if (batch <= 0 || rows <= 0 || columns <= 0) return STATUS_OK;
-    const int64_t side = 32;
-    int64_t tile_rows = side, tile_columns = side;
-    if (columns <= side) {
+    if (rows * columns <= TRANSPOSE_TILE / 2) {
+        const Transpose t = {batch, rows, columns, 0, 0, 0, 0};
+        const int64_t group = TRANSPOSE_TILE / (rows * columns);
+        return LAUNCH(queue, (batch + group - 1) / group, 1, TRANSPOSE_THREADS,
+                      (transpose_small_kernel<To, From>), t, to, from);
+    }
+    int64_t tile_rows = TRANSPOSE_SIDE, tile_columns = TRANSPOSE_SIDE;
+    if (columns <= TRANSPOSE_SIDE) {
         tile_columns = columns;
         tile_rows = transpose_smaller(rows, TRANSPOSE_TILE / columns);
-    } else if (rows <= side) {
+    } else if (rows <= TRANSPOSE_SIDE) {
         tile_rows = rows;
         tile_columns = transpose_smaller(columns, TRANSPOSE_TILE / rows);
     }
-    int64_t down = (rows + tile_rows - 1) / tile_rows;
-    int64_t across = (columns + tile_columns - 1) / tile_columns;
-    Transpose t = {
-        batch,           rows, columns, (uint32_t)tile_rows, (uint32_t)tile_columns,
-        (uint32_t)across};
-    return LAUNCH(queue, down * across, transpose_smaller(batch, TRANSPOSE_BATCH_MAX),
-                  TRANSPOSE_THREADS, (transpose_kernel<To, From>), t, to, from);
+    const int64_t down = (rows + tile_rows - 1) / tile_rows;
+    const int64_t across = (columns + tile_columns - 1) / tile_columns;
+    const Transpose t = {batch,
+                         rows,
+                         columns,
+                         (uint32_t)tile_rows,
+                         (uint32_t)tile_columns,
+                         (uint32_t)across,
+                         (uint32_t)(down * across)};
+    return LAUNCH(queue, batch * down * across, 1, TRANSPOSE_THREADS,
+                  (transpose_kernel<To, From>), t, to, from);
 }
