@@ -88,6 +88,21 @@ static void dropout_draws_the_numbers_of_the_reference(void **state) {
     }
 }
 
+/* More samples than a grid has lines. */
+static void dropout_reaches_every_sample(void **state) {
+    Backend *backend = *state;
+    enum { ROWS = 70000, COLUMNS = 3 };
+    Tensor shape = tensor_2d(NULL, ROWS, COLUMNS);
+    Rng rng = rng_at(5, RNG_DROPOUT, 2, 0);
+    Pair x = pair_of(backend, shape, short_random(ROWS * COLUMNS, 1));
+    Pair y = pair_poisoned(backend, shape);
+    assert_ok(ops_oracle->ops->dropout(ops_oracle, 0, rng, ops_step(ops_oracle, 9), 0, 0.5f,
+                                       &y.reference, &x.reference));
+    assert_ok(backend->ops->dropout(backend, 0, rng, ops_step(backend, 9), 0, 0.5f,
+                                    &y.device, &x.device));
+    assert_like("y", backend, y, 0);
+}
+
 /* A step's number lies in device memory, so that a recorded step draws anew. */
 static void dropout_draws_other_numbers_in_another_step(void **state) {
     Backend *backend = *state;
@@ -115,6 +130,7 @@ int main(void) {
         OPS_TEST(a_nan_stays_one_through_relu),
         OPS_TEST(addition_has_the_bits_of_the_reference),
         OPS_TEST(dropout_draws_the_numbers_of_the_reference),
+        OPS_TEST(dropout_reaches_every_sample),
         OPS_TEST(dropout_draws_other_numbers_in_another_step),
     };
     return cuda_ops_main(tests, sizeof tests / sizeof *tests);

@@ -133,6 +133,48 @@ static void means_of_planes_have_the_bits_of_the_reference(void **state) {
     }
 }
 
+/* More lines of pixels, and more images, than a grid has lines. */
+static void pools_reach_every_image(void **state) {
+    Backend *backend = *state;
+    const Pool2d pool = {2, 1, 0};
+    Tensor shape = tensor_4d(NULL, 35000, 1, 3, 2), out = tensor_4d(NULL, 35000, 1, 2, 1);
+    Pair x = pair_of(backend, shape, with_ties(tensor_elements(&shape), 1));
+    Pair dy = pair_of(backend, out, short_random(tensor_elements(&out), 2));
+    Pair y = pair_poisoned(backend, out), dx = pair_poisoned(backend, shape);
+    uint8_t *there = ops_memory(backend, 70000), *here = ops_memory(ops_oracle, 70000);
+    assert_ok(ops_oracle->ops->max_pool_forward(ops_oracle, 0, &pool, &y.reference, here,
+                                                &x.reference));
+    assert_ok(
+        backend->ops->max_pool_forward(backend, 0, &pool, &y.device, there, &x.device));
+    assert_like("y", backend, y, 0);
+    assert_ok(ops_oracle->ops->max_pool_backward(ops_oracle, 0, &pool, &dx.reference,
+                                                 &dy.reference, here));
+    assert_ok(
+        backend->ops->max_pool_backward(backend, 0, &pool, &dx.device, &dy.device, there));
+    assert_like("dx", backend, dx, 0);
+    assert_ok(ops_oracle->ops->avg_pool_forward(ops_oracle, 0, &pool, &y.reference,
+                                                &x.reference));
+    assert_ok(backend->ops->avg_pool_forward(backend, 0, &pool, &y.device, &x.device));
+    assert_like("mean", backend, y, 0);
+    assert_ok(ops_oracle->ops->avg_pool_backward(ops_oracle, 0, &pool, &dx.reference,
+                                                 &dy.reference));
+    assert_ok(backend->ops->avg_pool_backward(backend, 0, &pool, &dx.device, &dy.device));
+    assert_like("the mean's dx", backend, dx, 0);
+
+    Tensor many = tensor_4d(NULL, 70000, 1, 1, 2), rows = tensor_2d(NULL, 70000, 1);
+    Pair planes = pair_of(backend, many, short_random(140000, 3));
+    Pair means = pair_poisoned(backend, rows), back = pair_poisoned(backend, many);
+    assert_ok(ops_oracle->ops->global_pool_forward(ops_oracle, 0, &means.reference,
+                                                   &planes.reference));
+    assert_ok(backend->ops->global_pool_forward(backend, 0, &means.device, &planes.device));
+    assert_like("means", backend, means, 0);
+    ops_put(ops_oracle, &means.reference, ops_get(backend, &means.device));
+    assert_ok(ops_oracle->ops->global_pool_backward(ops_oracle, 0, &back.reference,
+                                                    &means.reference));
+    assert_ok(backend->ops->global_pool_backward(backend, 0, &back.device, &means.device));
+    assert_like("the means' dx", backend, back, 0);
+}
+
 int main(void) {
     const OpsTest tests[] = {
         OPS_TEST(maxima_and_their_gradients_have_the_bits_of_the_reference),
@@ -140,6 +182,7 @@ int main(void) {
         OPS_TEST(windows_that_no_maximum_can_come_from_are_refused),
         OPS_TEST(means_and_their_gradients_have_the_bits_of_the_reference),
         OPS_TEST(means_of_planes_have_the_bits_of_the_reference),
+        OPS_TEST(pools_reach_every_image),
     };
     return cuda_ops_main(tests, sizeof tests / sizeof *tests);
 }
