@@ -1,13 +1,19 @@
-/* Damages a checkpoint in every way that a disk can: each single bit, each length, and a hundred
- * thousand random wounds; and as an attacker can, who signs the damaged metadata anew. A reader must
+/* Damages a checkpoint, plain and packed, in every way that a disk can: each single bit, each length, and a
+ * hundred thousand random wounds; and as an attacker can, who signs the damaged bytes anew. A reader must
  * refuse the file or give exactly the original state. */
 #include "tests/support/checkpoint_state.h"
 #include "tests/support/test.h"
 
+#include "src/checkpoint/image.h"
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
-enum { RANDOM_DAMAGES = 100000, SIGNED_DAMAGES = 100000, LARGEST_SUBJECT = 64 << 10 };
+enum {
+    PLAIN_DAMAGES = 100000, /* at random, and as many that are signed */
+    PACKED_DAMAGES = 30000,
+    SIGNED_CHUNKS = 20000,
+    LARGEST_SUBJECT = 64 << 10
+};
 static const char NAME[] = "a.h5";
 
 /* The checkpoint under test: on a file system in memory, with a sound copy to heal it. */
@@ -16,24 +22,35 @@ static struct {
     int directory, fd;
     char *sound;
     size_t bytes;
+    long damages;
     State *original, *restored;
 } subject;
 
 static struct { long injected, refused, harmless; } counted;
 
-static int prepare(void **unused) {
-    (void)unused;
+static int prepare_subject(KnownSize size, int level, long damages) {
+    subject.damages = damages;
     subject.directory = temporary_directory("/dev/shm", subject.path);
     if (subject.directory < 0)
         subject.directory = temporary_directory("/tmp", subject.path);
-    if (subject.directory < 0 || known_state(KNOWN_SMALL, &subject.original) != STATUS_OK ||
+    if (subject.directory < 0 || known_state(size, &subject.original) != STATUS_OK ||
         empty_state(subject.original, &subject.restored) != STATUS_OK ||
-        known_write(subject.original, subject.directory, NAME) != STATUS_OK ||
+        known_pack(subject.original, level, subject.directory, NAME) != STATUS_OK ||
         file_read(subject.directory, NAME, LARGEST_SUBJECT, &subject.sound,
                   &subject.bytes) != STATUS_OK)
         return -1;
     subject.fd = openat(subject.directory, NAME, O_RDWR | O_CLOEXEC);
     return subject.fd < 0 ? -1 : 0;
+}
+
+static int prepare_plain(void **unused) {
+    (void)unused;
+    return prepare_subject(KNOWN_SMALL, 0, PLAIN_DAMAGES);
+}
+
+static int prepare_packed(void **unused) {
+    (void)unused;
+    return prepare_subject(KNOWN_PACKABLE, 1, PACKED_DAMAGES);
 }
 
 static int clean_up(void **unused) {
@@ -186,7 +203,7 @@ static void no_random_damage_is_silent(void **unused) {
     assert_non_null(copy);
     memcpy(copy, subject.sound, subject.bytes);
     Rng rng = rng_at(2, RNG_TEST, 2, 0);
-    for (uint32_t i = 0; counted.injected < RANDOM_DAMAGES; i++) {
+    for (uint32_t i = 0; counted.injected < subject.damages; i++) {
         size_t first, last;
         const char *what = wound(rng, i, copy, &first, &last);
         if (memcmp(copy + first, subject.sound + first, last - first) == 0) continue;
@@ -196,8 +213,9 @@ static void no_random_damage_is_silent(void **unused) {
         memcpy(copy + first, subject.sound + first, last - first);
     }
     free(copy);
-    assert_int_equal(counted.injected, RANDOM_DAMAGES); /* each changed at least one byte */
-    assert_int_equal(counted.refused, RANDOM_DAMAGES);
+    assert_int_equal(counted.injected,
+                     subject.damages); /* each changed at least one byte */
+    assert_int_equal(counted.refused, subject.damages);
     report("random damages");
     the_sound_file_is_restored(NULL);
 }
@@ -240,7 +258,7 @@ static void no_signed_damage_of_the_metadata_harms(void **unused) {
     assert_ok(userblock_decode(subject.sound, NAME, &block));
     size_t signed_bytes = CHECKPOINT_USER_BLOCK + (size_t)block.metadata_bytes;
     Rng rng = rng_at(3, RNG_TEST, 3, 0);
-    for (uint32_t i = 0; i < SIGNED_DAMAGES; i++) {
+    for (uint32_t i = 0; i < subject.damages; i++) {
         memcpy(copy, subject.sound, signed_bytes);
         wound_metadata(rng, i, copy, (uint32_t)block.metadata_bytes);
         block.metadata_digest =
@@ -251,19 +269,70 @@ static void no_signed_damage_of_the_metadata_harms(void **unused) {
     }
     heal(0, signed_bytes);
     free(copy);
-    assert_int_equal(counted.injected, SIGNED_DAMAGES);
-    assert_true(counted.refused > SIGNED_DAMAGES / 4 && counted.harmless > 0);
+    assert_int_equal(counted.injected, subject.damages);
+    assert_true(counted.refused > subject.damages / 4 && counted.harmless > 0);
     report("signed damages");
     the_sound_file_is_restored(NULL);
 }
 
+/* The same with the packed values: what inflates to something else must not pass, nor harm. */
+static void no_signed_damage_of_chunks_harms(void **unused) {
+    (void)unused;
+    char *copy = malloc(subject.bytes);
+    assert_non_null(copy);
+    UserBlock block;
+    Image image;
+    assert_ok(userblock_decode(subject.sound, NAME, &block));
+    assert_ok(image_list((unsigned char *)subject.sound + CHECKPOINT_USER_BLOCK, &block,
+                         NAME, &image));
+    assert_int_equal(image.chunks, 1);
+    assert_int_equal(image.segments, 1);
+    const ChunkPlace *place = &image.packed[0].places[0];
+    size_t chunk = CHECKPOINT_USER_BLOCK + (size_t)place->address;
+    size_t tensors = CHECKPOINT_USER_BLOCK + (size_t)block.metadata_bytes;
+    Rng rng = rng_at(4, RNG_TEST, 4, 0);
+    for (uint32_t i = 0; i < SIGNED_CHUNKS; i++) {
+        memcpy(copy, subject.sound, subject.bytes);
+        uint32_t wounds = 1 + rng_below(rng, i, 0, 3);
+        for (uint32_t j = 1; j <= wounds; j++) {
+            size_t at = chunk + rng_below(rng, i, 4 * j, place->bytes);
+            if (rng_below(rng, i, 4 * j + 1, 2) == 0)
+                copy[at] = (char)(copy[at] ^ 1 << rng_below(rng, i, 4 * j + 2, 8));
+            else
+                copy[at] = (char)rng_word(rng, i, 4 * j + 2);
+        }
+        Digest digest = digest_of(copy + tensors, subject.bytes - tensors);
+        memcpy(copy + image.segments_offset, &digest, sizeof digest);
+        block.metadata_digest =
+            digest_of(copy + CHECKPOINT_USER_BLOCK, (size_t)block.metadata_bytes);
+        assert_ok(userblock_encode(&block, copy));
+        put(copy, subject.bytes, 0);
+        examine("signed damage of a chunk", i);
+    }
+    heal(0, subject.bytes);
+    free(copy);
+    image_destroy(&image);
+    assert_int_equal(counted.injected, SIGNED_CHUNKS);
+    assert_true(counted.refused > SIGNED_CHUNKS * 9 / 10);
+    report("signed damages of chunks");
+    the_sound_file_is_restored(NULL);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest plain[] = {
         cmocka_unit_test(the_sound_file_is_restored),
         cmocka_unit_test(every_flipped_bit_is_refused),
         cmocka_unit_test(every_other_length_is_refused),
         cmocka_unit_test(no_random_damage_is_silent),
         cmocka_unit_test(no_signed_damage_of_the_metadata_harms),
     };
-    return cmocka_run_group_tests(tests, prepare, clean_up);
+    const struct CMUnitTest packed[] = {
+        cmocka_unit_test(the_sound_file_is_restored),
+        cmocka_unit_test(every_flipped_bit_is_refused),
+        cmocka_unit_test(no_random_damage_is_silent),
+        cmocka_unit_test(no_signed_damage_of_the_metadata_harms),
+        cmocka_unit_test(no_signed_damage_of_chunks_harms),
+    };
+    int failed = cmocka_run_group_tests_name("plain", plain, prepare_plain, clean_up);
+    return failed + cmocka_run_group_tests_name("packed", packed, prepare_packed, clean_up);
 }

@@ -18,7 +18,7 @@ except ImportError as missing:
 SEGMENT = 4 << 20
 USER_BLOCK = 4096
 WORTH_PACKING = 64 << 10
-LEVELS = (0, 1, 2, 3, 6, 9)
+LEVELS = (0, 1, 4)  # one of each library; what differs between levels, tests/unit holds against zlib
 
 
 def digest_if_possible():
