@@ -100,7 +100,7 @@ Status memory_reserve(); /* the range of addresses, once */
 Status memory_allocate(size_t bytes, void **out);
 void memory_release(void *device);
 size_t memory_used();
-void memory_open();  /* for work: opens the range unless it is open */
+void memory_open();  /* for work: what this thread touches from now on is opened */
 void memory_close(); /* once the work that could run has run */
 bool memory_is_device(const void *address, size_t bytes); /* inside of one allocation */
 bool memory_is_pinned(const void *address, size_t bytes);

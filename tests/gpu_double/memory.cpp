@@ -1,12 +1,14 @@
-/* Device memory that host code cannot touch: a range of addresses that is closed but while work runs.
+/* Device memory that host code cannot touch: a range of addresses that is closed. While work runs, an
+ * allocation that it touches is opened by the fault, for the thread that works; once the work that could
+ * run has run, those are closed again.
  *
  *   [allocation | rest of its page, a pattern][guard page][allocation | ...][guard page] ...
  *
- * Addresses are never used twice, so that what was released stays closed. Guards and released memory
- * map an empty file: touching them faults even while the range is open, and one system call opens all
- * of the range. Pinned memory is a list of what the host may hand to copies. */
+ * Addresses are never used twice, so that what was released stays closed. Pinned memory is a list of what
+ * the host may hand to copies. */
 #include "tests/gpu_double/engine.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,14 +18,16 @@
 
 #include <map>
 
-static const size_t RANGE_BYTES = (size_t)1 << 38, PAGE = 4096;
+static const size_t RANGE_BYTES = (size_t)1 << 38, PAGE = 4096, HUGE = (size_t)1 << 21;
 static const size_t PINNED_POISON = 1 << 20; /* poisoning all of a large ring takes long */
 enum { PATTERN = 0xC7 };
 
 struct Allocation {
     size_t bytes;
     uint64_t number; /* counts allocations, for texts */
-    bool released;
+    bool released, opened;
+    Allocation *next; /* opened, too */
+    char *memory;
 };
 
 struct Pinned {
@@ -32,8 +36,9 @@ struct Pinned {
 };
 
 static char *range, *top;
-static int empty_file = -1;
-static bool opened;
+static volatile bool working;
+static pthread_t worker; /* the thread that works */
+static Allocation *opened;
 static size_t used;
 static uint64_t allocations_made;
 static std::map<uintptr_t, Allocation> allocations;
@@ -45,6 +50,11 @@ static size_t whole_pages(size_t bytes) {
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
+/* What an allocation takes: no bytes take a page, too. */
+static size_t room_of(size_t bytes) {
+    return whole_pages(bytes == 0 ? 1 : bytes);
+}
+
 /* ---- faults */
 
 static std::map<uintptr_t, Allocation>::iterator allocation_below(uintptr_t address) {
@@ -52,11 +62,30 @@ static std::map<uintptr_t, Allocation>::iterator allocation_below(uintptr_t addr
     return after == allocations.begin() ? allocations.end() : --after;
 }
 
+static bool works_here() {
+    return working && pthread_equal(worker, pthread_self());
+}
+
+/* Work touches this address: opens its allocation. Takes no memory. */
+static bool open_for_work(uintptr_t address) {
+    auto found = allocation_below(address);
+    if (!works_here() || found == allocations.end()) return false;
+    Allocation &allocation = found->second;
+    size_t room = room_of(allocation.bytes);
+    if (allocation.released || allocation.opened || address - found->first >= room)
+        return false;
+    if (mprotect(allocation.memory, room, PROT_READ | PROT_WRITE) != 0) return false;
+    allocation.opened = true;
+    allocation.next = opened;
+    opened = &allocation;
+    return true;
+}
+
 /* Says who touched what. Not safe against a fault inside of malloc, which does not touch the range. */
 static void tell_fault(uintptr_t address) {
     char text[320], who[160];
     const char *kernel = running_kernel;
-    if (kernel != nullptr)
+    if (kernel != nullptr && works_here())
         snprintf(who, sizeof who, "kernel %s touched device memory that is not its own",
                  kernel);
     else
@@ -78,6 +107,7 @@ static void tell_fault(uintptr_t address) {
 static void on_fault(int signal, siginfo_t *info, void *context) {
     uintptr_t address = (uintptr_t)info->si_addr;
     if (address >= (uintptr_t)range && address < (uintptr_t)range + RANGE_BYTES) {
+        if (open_for_work(address)) return;
         tell_fault(address);
         abort();
     }
@@ -102,13 +132,14 @@ static void catch_faults() {
 
 Status memory_reserve() {
     if (range != nullptr) return STATUS_OK;
-    void *memory = mmap(nullptr, RANGE_BYTES, PROT_NONE,
+    void *memory = mmap(nullptr, RANGE_BYTES + HUGE, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    empty_file = memfd_create("gpu_double", MFD_CLOEXEC);
-    if (memory == MAP_FAILED || empty_file < 0)
+    if (memory == MAP_FAILED)
         return engine_fail("vendor_open", "cannot reserve %zu bytes of addresses",
                            RANGE_BYTES);
-    range = top = static_cast<char *>(memory);
+    range = static_cast<char *>(memory);
+    range += HUGE - (uintptr_t)range % HUGE;
+    top = range;
     return STATUS_OK;
 }
 
@@ -118,50 +149,24 @@ void memory_running(const char *kernel) {
 
 /* ---- the device's memory */
 
-static void protect_run(uintptr_t first, uintptr_t end, int protection) {
-    if (first != end &&
-        mprotect(reinterpret_cast<void *>(first), end - first, protection) != 0) {
-        perror("gpu_double: mprotect");
-        abort();
-    }
-}
-
-/* Whatever is allocated; what lies between is never touched again, and a test leaves thousands behind:
- * one call over all of it takes most of the test's time. */
-static void protect(int protection) {
-    uintptr_t first = 0, end = 0;
-    for (const auto &[at, allocation] : allocations) {
-        if (allocation.released) continue;
-        if (at != end) {
-            protect_run(first, end, protection);
-            first = at;
-        }
-        end = at + whole_pages(allocation.bytes == 0 ? 1 : allocation.bytes) + PAGE;
-    }
-    protect_run(first, end, protection);
-}
-
 void memory_open() {
-    if (opened) return;
+    if (works_here()) return;
     catch_faults();
-    protect(PROT_READ | PROT_WRITE);
-    opened = true;
+    worker = pthread_self();
+    working = true;
 }
 
 void memory_close() {
-    if (opened) protect(PROT_NONE);
-    opened = false;
-}
-
-/* Each at its own place of the file: neighbours then are one mapping, and thousands of released
- * allocations cost nothing. */
-static bool map_guard(char *at, size_t bytes) {
-    return mmap(at, bytes, opened ? PROT_READ | PROT_WRITE : PROT_NONE,
-                MAP_PRIVATE | MAP_FIXED, empty_file, at - range) != MAP_FAILED;
+    for (; opened != nullptr; opened = opened->next) {
+        opened->opened = false;
+        mprotect(opened->memory, room_of(opened->bytes), PROT_NONE);
+    }
+    working = false;
 }
 
 Status memory_allocate(size_t bytes, void **out) {
-    size_t room = whole_pages(bytes == 0 ? 1 : bytes);
+    size_t room = room_of(bytes);
+    if (room >= HUGE) top = range + ((size_t)(top - range) + HUGE - 1) / HUGE * HUGE;
     size_t left = RANGE_BYTES - (size_t)(top - range);
     if (bytes > engine_memory_size() - used || room + PAGE > left)
         return FAIL(
@@ -169,17 +174,18 @@ Status memory_allocate(size_t bytes, void **out) {
             "vendor_allocate: no %zu bytes on device %d of the double: %zu of %zu are "
             "used",
             bytes, engine.device, used, engine_memory_size());
-    if (mprotect(top, room, PROT_READ | PROT_WRITE) != 0 || !map_guard(top + room, PAGE))
+    if (mprotect(top, room, PROT_READ | PROT_WRITE) != 0)
         return FAIL(STATUS_MEMORY, "free memory of this machine",
                     "vendor_allocate: this machine gives no %zu bytes", bytes);
     catch_faults();
+    if (room >= HUGE) madvise(top, room, MADV_HUGEPAGE); /* or opening takes long */
     memset(top, 0xFF, bytes);
     memset(top + bytes, PATTERN, room - bytes);
-    mprotect(top, room, opened ? PROT_READ | PROT_WRITE : PROT_NONE);
-    allocations[(uintptr_t)top] = {bytes, ++allocations_made, false};
+    mprotect(top, room, PROT_NONE);
+    allocations[(uintptr_t)top] = {bytes, ++allocations_made, false, false, nullptr, top};
     used += bytes;
     *out = top;
-    top += room + PAGE;
+    top += room + PAGE; /* the guard is as it was reserved */
     return STATUS_OK;
 }
 
@@ -201,10 +207,12 @@ void memory_release(void *device) {
         engine_misuse("vendor_release", "this is no device memory that is allocated");
     char *memory = static_cast<char *>(device);
     size_t bytes = found->second.bytes;
-    size_t room = whole_pages(bytes == 0 ? 1 : bytes);
+    size_t room = room_of(bytes);
     mprotect(memory + room - PAGE, PAGE, PROT_READ);
     check_pattern(memory, bytes, found->second.number);
-    if (!map_guard(memory, room)) abort();
+    void *closed = mmap(memory, room, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (closed == MAP_FAILED) abort();
     found->second.released = true;
     used -= bytes;
 }
@@ -262,7 +270,7 @@ Status memory_allocate_pinned(size_t bytes, void **out) {
 bool memory_release_pinned(void *host) {
     auto found = pinned.find((uintptr_t)host);
     if (found == pinned.end() || !found->second.ours) return false;
-    munmap(host, whole_pages(found->second.bytes == 0 ? 1 : found->second.bytes));
+    munmap(host, room_of(found->second.bytes));
     pinned.erase(found);
     return true;
 }
