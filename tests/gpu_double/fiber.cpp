@@ -44,7 +44,8 @@ __asm__(".text\n"
         "    popq %r12\n"
         "    popq %rbx\n"
         "    popq %rbp\n"
-        "    ret\n"
+        "    popq %rcx\n"
+        "    jmp *%rcx\n"
         ".size fiber_switch, .-fiber_switch\n");
 
 /* The engine's lock is held whenever fibers run: one scheduler at a time. */
