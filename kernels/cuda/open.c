@@ -30,15 +30,6 @@ static void cuda_close(Backend *self) {
     free(cuda);
 }
 
-/* Gives way to dist/cuda's function of this name. */
-__attribute__((weak)) Status cuda_open_collective(Backend *self, Collective *base,
-                                                  Collective **out) {
-    (void)self, (void)base;
-    *out = NULL;
-    return FAIL(STATUS_UNSUPPORTED, "set device: cpu",
-                "this module was built without dist/cuda, which sums gradients");
-}
-
 static const BackendOps cuda_ops = {
     .name = "cuda",
     .host_memory = false,
