@@ -1,0 +1,157 @@
+"""Whole training on GPUs, over the double: one digest at any number of ranks, after kills at every phase of a
+step, with devices shared between ranks, and with libraries that would now choose other plans.
+
+    training.py REKINDLE WORK_FOLDER [--all]
+
+REKINDLE is the copy of the program beside the double's module. Without --all each model is killed at some of the
+points only.
+"""
+
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import rekindle  # noqa: E402
+
+MODELS = {
+    # odd everywhere: 185 samples in batches of 37 and 5 shards, so that ranks have shards of different sizes
+    "mlp": {"model": {"arch": "mlp", "widths": "[196, 48, 24, 4]", "dropout": 0.25, "classes": 4},
+            "train": {"epochs": 2, "batch": 37, "shards": 5},
+            "optimizer": {"kind": "adamw", "lr": 0.01, "clip_norm": 1.0}},
+    "lenet": {"model": {"arch": "lenet", "classes": 4},
+              "train": {"epochs": 2, "batch": 40, "shards": 4, "precision": "tf32"},
+              "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": "true"}},
+    # an epoch's last batch is smaller: other shapes, other plans, another recording
+    "resnet20": {"model": {"arch": "resnet20", "classes": 4},
+                 "train": {"epochs": 2, "batch": 64, "shards": 4, "precision": "bf16"},
+                 "optimizer": {"kind": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4}},
+}
+SAMPLES = 185
+EVALUATIONS = {"mlp": 5, "lenet": 5, "resnet20": 3}  # the first, in steps
+# where a rank dies, of how many, and how many go on
+KILLS = [("rank:1,step:3,at:gradient", 2, 3), ("rank:0,step:5,at:reduce", 3, 1), ("rank:3,step:4,at:save", 4, 2),
+         ("rank:0,step:3,at:optimizer", 1, 4), ("rank:1,step:%(evaluation)d,at:evaluate", 3, 2),
+         ("rank:0,step:4,at:after_commit", 2, 4), ("rank:2,step:4,at:data", 3, 4)]
+
+
+class Training:
+    def __init__(self, program, work):
+        self.program, self.work, self.tally = program, work, rekindle.Tally()
+        shutil.rmtree(work, ignore_errors=True)
+        os.makedirs(work)
+        data = rekindle.write_data_set(work, SAMPLES)
+        self.files = {}
+        for name, sections in MODELS.items():
+            folder = os.path.join(work, name)
+            os.makedirs(folder)
+            self.files[name] = rekindle.write_run_file(
+                folder, data, run={"name": name, "seed": 11}, device="cuda",
+                **{**sections, "checkpoint": {"every_steps": 2}, "log": {"every_steps": 1}})
+        self.run_dir = os.path.join(work, "run")
+
+    def fresh(self):
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def train(self, model, ranks, **keywords):
+        return rekindle.train(self.program, ranks, self.files[model], self.run_dir, **keywords)
+
+    def finishes(self, what, ended, digest):
+        """Ended well with this digest."""
+        right = ended.code == 0 and (digest is None or rekindle.digest_of(ended) == digest)
+        self.tally.check(right, "%s: not finished with %s" % (what, digest), ended)
+
+    def undisturbed(self, model, ranks=1, **keywords):
+        self.fresh()
+        ended = self.train(model, ranks, **keywords)
+        self.finishes("%s on %d" % (model, ranks), ended, None)
+        return rekindle.digest_of(ended) if ended.code == 0 else None, rekindle.metrics(self.run_dir)
+
+    def equal_at_any_rank_count(self, model, digest, metrics):
+        for ranks in (0, 2, 3, 4):
+            self.fresh()
+            ended = self.train(model, ranks)
+            what = "%s on %d ranks" % (model, ranks)
+            self.finishes(what, ended, digest)
+            self.tally.check(rekindle.metrics(self.run_dir) == metrics, what + ": other metrics", ended)
+
+    def kill(self, what, model, ranks, fault, **keywords):
+        self.fresh()
+        ended = self.train(model, ranks, fault=fault, **keywords)
+        self.tally.check(ended.code in (137, -9) and "REKINDLE_FAULT fires" in ended.output,
+                         what + ": was not killed", ended)
+
+    def goes_on_after_kills(self, model, digest, kills):
+        for fault, before, after in kills:
+            fault = fault % {"evaluation": EVALUATIONS[model]}
+            what = "%s, %s of %d, then on %d" % (model, fault, before, after)
+            self.kill(what, model, before, fault)
+            ended = self.train(model, after)
+            self.tally.check("restored g0001" in ended.output or "at:data" in fault, what + ": did not restore", ended)
+            self.finishes(what, ended, digest)
+
+    def shares_one_gpu(self, model, digest):
+        """Ranks on one GPU sum through host memory and say so."""
+        one = {"GPU_DOUBLE_DEVICES": "1"}
+        for ranks in (2, 3):
+            self.fresh()
+            ended = self.train(model, ranks, extra=one)
+            self.finishes("%s, %d ranks share a GPU" % (model, ranks), ended, digest)
+            self.tally.check("summed through host memory" in ended.output, "nothing said of a shared GPU", ended)
+        self.kill("sharing", model, 2, "rank:1,step:5,at:reduce", extra=one)
+        self.finishes("killed on a shared GPU, then on two", self.train(model, 2), digest)
+
+    def keeps_its_plans(self, model, digest):
+        """A library that would choose otherwise is held to what the checkpoint names."""
+        other = {"GPU_DOUBLE_PLAN": "double-2"}
+        different, _ = self.undisturbed(model, extra=other)
+        self.tally.check(different != digest, "the double's plans do not differ in bits")
+        # by then an epoch has passed, and with it every shape
+        self.kill("plans", model, 2, "rank:1,step:8,at:reduce")
+        self.finishes("with other plans at hand", self.train(model, 3, extra=other), digest)
+
+    def changes_device(self, model):
+        """From GPU to CPU and back: it goes on, and says that bits differ from here."""
+        for first, then in (((), ["device=cpu"]), (["device=cpu"], ())):
+            self.kill("to another device", model, 2, "rank:1,step:5,at:reduce", sets=first)
+            ended = self.train(model, 2, sets=then)
+            self.finishes("%s then %s" % (list(first), list(then)), ended, None)
+            self.tally.check("device kind changes" in ended.output, "nothing said of another device", ended)
+
+    def without_a_gpu(self, model):
+        none = {"GPU_DOUBLE_DEVICES": "0"}
+        self.fresh()
+        ended = self.train(model, 2, extra=none)
+        self.tally.check(ended.code == 2 and "fix:" in ended.output and "device: cpu" in ended.output,
+                         "without a GPU: not refused", ended)
+        self.fresh()
+        ended = self.train(model, 2, extra=none, sets=["device=auto"])
+        self.tally.check(ended.code == 0 and "device: cpu" in ended.output, "auto without a GPU", ended)
+
+    def too_little_memory(self, model):
+        self.fresh()
+        ended = self.train(model, 2, extra={"GPU_DOUBLE_MEMORY": str(1 << 19)})
+        self.tally.check(ended.code == 1 and "bytes are free" in ended.output, "too little memory is not told", ended)
+
+
+def main():
+    training = Training(sys.argv[1], sys.argv[2])
+    thorough = "--all" in sys.argv
+    for number, model in enumerate(MODELS):
+        digest, metrics = training.undisturbed(model)
+        training.equal_at_any_rank_count(model, digest, metrics)
+        kills = KILLS if thorough or number == 0 else KILLS[number:4 + number:2]
+        training.goes_on_after_kills(model, digest, kills)
+        if thorough or number == 0:
+            training.shares_one_gpu(model, digest)
+        if thorough or number == 1:
+            training.keeps_its_plans(model, digest)
+        if model == "mlp":
+            training.changes_device(model)
+            training.without_a_gpu(model)
+            training.too_little_memory(model)
+    return training.tally.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
