@@ -1,11 +1,14 @@
 /* What happens between two steps: evaluate, update the best, save. */
 #include "src/train/trainer_parts.h"
 
+#include "src/train/plans.h"
+
 #include "src/core/clock.h"
 #include "src/core/fault.h"
 #include "src/core/log.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LAST_SAVE_TRIES = 3 };
@@ -74,14 +77,22 @@ static void fill_block(const Trainer *self, UserBlock *block) {
     snprintf(block->note, sizeof block->note, "%s", config->run.note);
 }
 
-/* What the device told of its ways since the last save. Rank 0's are saved: every rank computes the same
- * shapes in the same ways. */
-static void note_plans(Trainer *self) {
-    Backend *backend = self->base.backend;
-    if (lineage_note_plans(self->lineage, backend->ops->plans(backend)) != STATUS_OK)
+/* What the devices told of their ways since the last save goes into its lineage. Collective. */
+static Status note_plans(Trainer *self) {
+    Setup *base = &self->base;
+    char *plans = NULL;
+    Status status = STATUS_OK;
+    if (!base->backend->ops->host_memory) /* which has one way only */
+        status = plans_gather(base->backend, base->collective, &plans);
+    if (status == STATUS_COMM) return status;
+    if (plans != NULL) status = lineage_note_plans(self->lineage, plans);
+    free(plans);
+    if (!trainer_is_first(self)) return STATUS_OK;
+    if (status != STATUS_OK)
         LOG_W("%s: this checkpoint does not tell how the device computes",
               status_failure()->what);
     self->text.lineage = lineage_text(self->lineage);
+    return STATUS_OK;
 }
 
 /* No later save makes up for this one. */
@@ -108,11 +119,9 @@ Status boundary_fetch_state(Trainer *self) {
 static Status save(Trainer *self, const char *why, bool last) {
     UserBlock block;
     fill_block(self, &block);
-    if (trainer_is_first(self)) {
-        note_plans(self);
-        if (journal_sync(self->journal) != STATUS_OK)
-            LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
-    }
+    TRY(note_plans(self));
+    if (trainer_is_first(self) && journal_sync(self->journal) != STATUS_OK)
+        LOG_W("%s (%s)", status_failure()->what, status_failure()->fix);
     fault_point("save");
     TRY(boundary_fetch_state(self));
     SaverEvent event;
