@@ -1,5 +1,5 @@
-"""Whole runs of `rekindle train` on the cpu device against the same training by PyTorch in double:
-twenty steps over several epochs, from the same first weights, in the same order.
+"""Whole runs of `rekindle train` on the cpu device (or the one that PARITY_DEVICE names) against the same
+training by PyTorch in double: twenty steps over several epochs, from the same first weights, in the same order.
 
 Our run rounds every operation to float, and training amplifies: a difference in the weights changes
 the gradients of the next step. So nothing but the first step's loss can agree to the last float digit
@@ -64,7 +64,7 @@ class Trajectory(Folder):
     def prepare(self, settings, train, validation):
         """The run's whole configuration, and PyTorch's trainer for it."""
         settings = {
-            "device": "cpu",
+            "device": os.environ.get("PARITY_DEVICE", "cpu"),
             "run": {"seed": 1234567890123},
             "log": {"every_steps": 1},
             "checkpoint": {"every_epoch": False},
