@@ -30,11 +30,12 @@ DEVICE void normalise_rows(const Normalise<T> &n, const NormaliseColumns<WIDTH> 
                            int64_t at, int64_t apart) {
     float x[ROWS][WIDTH], residual[ROWS][WIDTH];
 #pragma unroll
-    for (int k = 0; k < ROWS; k++) {
+    for (int k = 0; k < ROWS; k++)
         lanes_load<WIDTH>(x[k], n.x + at + k * apart);
-        if (n.residual != nullptr)
+    if (n.residual != nullptr)
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
             lanes_load<WIDTH>(residual[k], n.residual + at + k * apart);
-    }
 #pragma unroll
     for (int k = 0; k < ROWS; k++) {
 #pragma unroll

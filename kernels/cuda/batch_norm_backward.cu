@@ -5,36 +5,49 @@
 
 #include "kernels/cuda/batch_norm.cuh"
 
-/* dz of the elements from index `at` on; y is NULL where no relu followed. */
-template <typename T, int WIDTH>
-DEVICE void relu_gradient(float (&dz)[WIDTH], const T *dy, const T *y, int64_t at) {
-    lanes_load<WIDTH>(dz, dy + at);
-    if (y == nullptr) return;
-    float above[WIDTH];
-    lanes_load<WIDTH>(above, y + at);
+/* dz of ROWS rows of elements from index `at` on; y is NULL where no relu followed. One question whether
+ * it is, not one a row, so that all loads are under way together. */
+template <int ROWS, typename T, int WIDTH>
+DEVICE void relu_gradients(float (&dz)[ROWS][WIDTH], const T *dy, const T *y, int64_t at,
+                           int64_t apart) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; i++)
-        dz[i] = element_relu_gradient(dz[i], above[i]);
+    for (int k = 0; k < ROWS; k++)
+        lanes_load<WIDTH>(dz[k], dy + at + k * apart);
+    if (y == nullptr) return;
+    float above[ROWS][WIDTH];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++)
+        lanes_load<WIDTH>(above[k], y + at + k * apart);
+#pragma unroll
+    for (int k = 0; k < ROWS; k++)
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            dz[k][i] = element_relu_gradient(dz[k][i], above[k][i]);
 }
 
 template <typename T, int WIDE> struct GradientTerms {
-    enum { VALUES = 2, WIDTH = WIDE };
+    enum { VALUES = 2, WIDTH = WIDE, AT_ONCE = 2 };
     const T *dy, *y, *x;
     const float *mean;
     DEVICE void begin(const GradientTerms &self, float (&mean)[WIDE], int64_t column) {
         lanes_load<WIDE>(mean, self.mean + column);
     }
+    template <int ROWS>
     DEVICE void add(const GradientTerms &self, double (&sums)[2][WIDE],
-                    const float (&mean)[WIDE], int64_t at) {
-        float dz[WIDE], x[WIDE];
-        relu_gradient<T, WIDE>(dz, self.dy, self.y, at);
-        lanes_load<WIDE>(x, self.x + at);
+                    const float (&mean)[WIDE], int64_t at, int64_t apart) {
+        float dz[ROWS][WIDE], x[ROWS][WIDE];
 #pragma unroll
-        for (int i = 0; i < WIDE; i++) {
-            double away = (double)x[i] - (double)mean[i];
-            sums[0][i] += (double)dz[i];
-            sums[1][i] = __builtin_fma((double)dz[i], away, sums[1][i]);
-        }
+        for (int k = 0; k < ROWS; k++)
+            lanes_load<WIDE>(x[k], self.x + at + k * apart);
+        relu_gradients<ROWS, T, WIDE>(dz, self.dy, self.y, at, apart);
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
+#pragma unroll
+            for (int i = 0; i < WIDE; i++) {
+                double away = (double)x[k][i] - (double)mean[i];
+                sums[0][i] += (double)dz[k][i];
+                sums[1][i] = __builtin_fma((double)dz[k][i], away, sums[1][i]);
+            }
     }
 };
 
@@ -71,10 +84,9 @@ DEVICE void gradient_rows(const Gradient<T> &g, const GradientColumns<WIDTH> &of
                           int64_t at, int64_t apart) {
     float dz[ROWS][WIDTH], x[ROWS][WIDTH];
 #pragma unroll
-    for (int k = 0; k < ROWS; k++) {
-        relu_gradient<T, WIDTH>(dz[k], g.dy, g.y, at + k * apart);
+    for (int k = 0; k < ROWS; k++)
         lanes_load<WIDTH>(x[k], g.x + at + k * apart);
-    }
+    relu_gradients<ROWS, T, WIDTH>(dz, g.dy, g.y, at, apart);
 #pragma unroll
     for (int k = 0; k < ROWS; k++) {
         if (g.dresidual != nullptr) lanes_store<WIDTH>(g.dresidual + at + k * apart, dz[k]);

@@ -6,21 +6,26 @@
 #include "kernels/cuda/batch_norm.cuh"
 
 template <typename T, int WIDE> struct StatisticsTerms {
-    enum { VALUES = 2, WIDTH = WIDE };
+    enum { VALUES = 2, WIDTH = WIDE, AT_ONCE = 4 };
     const T *x;
     DEVICE void begin(const StatisticsTerms &self, float (&shift)[WIDE], int64_t column) {
         lanes_load<WIDE>(shift, self.x + column);
     }
+    template <int ROWS>
     DEVICE void add(const StatisticsTerms &self, double (&sums)[2][WIDE],
-                    const float (&shift)[WIDE], int64_t at) {
-        float x[WIDE];
-        lanes_load<WIDE>(x, self.x + at);
+                    const float (&shift)[WIDE], int64_t at, int64_t apart) {
+        float x[ROWS][WIDE];
 #pragma unroll
-        for (int i = 0; i < WIDE; i++) {
-            double away = (double)x[i] - (double)shift[i];
-            sums[0][i] += away;
-            sums[1][i] = __builtin_fma(away, away, sums[1][i]);
-        }
+        for (int k = 0; k < ROWS; k++)
+            lanes_load<WIDE>(x[k], self.x + at + k * apart);
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
+#pragma unroll
+            for (int i = 0; i < WIDE; i++) {
+                double away = (double)x[k][i] - (double)shift[i];
+                sums[0][i] += away;
+                sums[1][i] = __builtin_fma(away, away, sums[1][i]);
+            }
     }
 };
 

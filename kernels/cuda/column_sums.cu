@@ -5,17 +5,22 @@
 #include "kernels/cuda/cuda.h"
 
 template <typename T, int WIDE> struct ColumnTerms {
-    enum { VALUES = 1, WIDTH = WIDE };
+    enum { VALUES = 1, WIDTH = WIDE, AT_ONCE = 4 };
     const T *x;
     DEVICE void begin(const ColumnTerms &, float (&)[WIDE], int64_t) {
     }
+    template <int ROWS>
     DEVICE void add(const ColumnTerms &self, double (&sums)[1][WIDE], const float (&)[WIDE],
-                    int64_t at) {
-        float x[WIDE];
-        lanes_load<WIDE>(x, self.x + at);
+                    int64_t at, int64_t apart) {
+        float x[ROWS][WIDE];
 #pragma unroll
-        for (int i = 0; i < WIDE; i++)
-            sums[0][i] += (double)x[i];
+        for (int k = 0; k < ROWS; k++)
+            lanes_load<WIDE>(x[k], self.x + at + k * apart);
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
+#pragma unroll
+            for (int i = 0; i < WIDE; i++)
+                sums[0][i] += (double)x[k][i];
     }
 };
 

@@ -68,9 +68,11 @@ template <int WIDTH> DEVICE ColumnsPlace columns_place(const Columns &cut) {
 }
 
 /* ---- sums. `Terms` has
- *   VALUES, WIDTH      sums a column; columns a thread
+ *   VALUES, WIDTH, AT_ONCE                    sums a column; columns a thread; its rows under way
  *   begin(terms, constants, column)           what a thread keeps of its columns
- *   add(terms, sums, constants, at)           adds what the elements from index `at` on give */
+ *   add<ROWS>(terms, sums, constants, at, apart)
+ *                                             adds what the elements from index `at` on give, in ROWS rows
+ *                                             `apart` from each other; all loads come before the sums */
 
 template <typename Terms>
 KERNEL void columns_partials_kernel(Terms terms, Columns cut, double *partials) {
@@ -86,9 +88,15 @@ KERNEL void columns_partials_kernel(Terms terms, Columns cut, double *partials) 
     if (place.column < cut.columns) {
         float constants[WIDTH];
         Terms::begin(terms, constants, place.column);
-#pragma unroll 4
-        for (int64_t row = place.row; row < place.end; row += place.step)
-            Terms::add(terms, sums, constants, row * cut.columns + place.column);
+        constexpr int AT_ONCE = Terms::AT_ONCE;
+        const int64_t apart = place.step * cut.columns;
+        int64_t row = place.row;
+        for (; row + (AT_ONCE - 1) * place.step < place.end; row += AT_ONCE * place.step)
+            Terms::template add<AT_ONCE>(terms, sums, constants,
+                                         row * cut.columns + place.column, apart);
+        for (; row < place.end; row += place.step)
+            Terms::template add<1>(terms, sums, constants, row * cut.columns + place.column,
+                                   apart);
     }
 #pragma unroll
     for (int value = 0; value < VALUES; value++)

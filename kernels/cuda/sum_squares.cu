@@ -8,7 +8,26 @@
 
 #include <assert.h>
 
-enum { THREADS = 512 };
+enum { THREADS = 512, AT_ONCE = 4 };
+
+/* COUNT quads, a stride of the block apart: all loads, then the sum in their order. */
+template <bool ALIGNED, int COUNT> DEVICE void add_quads(double &sum, const float *x) {
+    float a[COUNT][4];
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        if constexpr (ALIGNED) {
+            lanes_load<4>(a[k], x + 4 * THREADS * k);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                a[k][i] = x[4 * THREADS * k + i];
+        }
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            sum = __builtin_fma((double)a[k][i], (double)a[k][i], sum);
+}
 
 template <bool ALIGNED>
 KERNEL void sum_squares_kernel(const float *x, int64_t count, int64_t chunk, double *sums) {
@@ -18,20 +37,11 @@ KERNEL void sum_squares_kernel(const float *x, int64_t count, int64_t chunk, dou
     const int64_t quads = here / 4;
     x += first;
     double sum[1] = {0.0};
-#pragma unroll 4
-    for (int64_t quad = threadIdx.x; quad < quads; quad += THREADS) {
-        float a[4];
-        if constexpr (ALIGNED) {
-            lanes_load<4>(a, x + 4 * quad);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                a[i] = x[4 * quad + i];
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            sum[0] = __builtin_fma((double)a[i], (double)a[i], sum[0]);
-    }
+    int64_t quad = threadIdx.x;
+    for (; quad + (AT_ONCE - 1) * THREADS < quads; quad += AT_ONCE * THREADS)
+        add_quads<ALIGNED, AT_ONCE>(sum[0], x + 4 * quad);
+    for (; quad < quads; quad += THREADS)
+        add_quads<ALIGNED, 1>(sum[0], x + 4 * quad);
     for (int64_t at = 4 * quads + threadIdx.x; at < here; at += THREADS)
         sum[0] = __builtin_fma((double)x[at], (double)x[at], sum[0]);
     block_sum(sum, all);
