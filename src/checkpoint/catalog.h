@@ -90,6 +90,8 @@ typedef struct {
     /* this launch may save that very step once more, with an evaluation that was cut short: its name
      * under the own generation stays free for that */
     bool saved_anew;
+    /* the next generation is above this one, too: it stands where the run's checkpoints are mirrored */
+    int64_t above_generation;
 } OwnerClaim;
 
 /* Takes the next generation. Refused while the newest owner lives, for which it is watched `watch_s`

@@ -2,6 +2,7 @@
 #include "src/checkpoint/object_store.h"
 
 #include "src/checkpoint/listing.h"
+#include "src/checkpoint/owner.h"
 #include "src/checkpoint/userblock.h"
 #include "src/core/file.h"
 
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -34,6 +36,14 @@ Status object_place_open(const char *url, const StoreOptions *options, ObjectPla
     }
     memcpy(out->prefix, parsed.key, sizeof out->prefix);
     return store_open(out->bucket, options, &out->store);
+}
+
+Status object_prefix_open(const char *url, const StoreOptions *options, ObjectPlace *out) {
+    TRY(object_place_open(url, options, out));
+    if (out->name[0] == '\0') return STATUS_OK;
+    object_place_close(out);
+    return FAIL(STATUS_USAGE, "name what stands before it: s3://BUCKET/PREFIX",
+                "%.300s is not a prefix", url);
 }
 
 void object_place_close(ObjectPlace *place) {
@@ -98,6 +108,7 @@ Status object_read_user_block(const ObjectPlace *place, const char *name, UserBl
 typedef struct {
     CatalogItem *items;
     int count, capacity;
+    int64_t newest_generation;
 } Found;
 
 static Status note(void *context, const StoreListed *listed) {
@@ -105,6 +116,9 @@ static Status note(void *context, const StoreListed *listed) {
     Listed name;
     if (strlen(listed->name) > NAME_MAX) return STATUS_OK;
     listing_tell(listed->name, &name);
+    bool counts = name.kind == LISTED_CHECKPOINT || name.kind == LISTED_OWNER;
+    if (counts && name.generation > found->newest_generation)
+        found->newest_generation = name.generation;
     if (name.kind != LISTED_CHECKPOINT) return STATUS_OK;
     if (found->count == found->capacity) {
         int capacity = found->capacity == 0 ? 16 : 2 * found->capacity;
@@ -167,7 +181,69 @@ Status object_catalog(const ObjectPlace *place, Catalog *out) {
     }
     out->items = found.items;
     out->count = found.count;
+    out->newest_generation = found.newest_generation;
     return STATUS_OK;
+}
+
+Status object_count(const ObjectPlace *place, int *count, int64_t *newest_generation) {
+    Found found = {.items = NULL};
+    Status status = store_list(place->store, place->prefix, note, &found);
+    free(found.items);
+    *count = found.count;
+    *newest_generation = found.newest_generation;
+    return status;
+}
+
+/* ---- who sends */
+
+enum { RECORD_MAX = 1 << 16 };
+
+/* An answer that was lost makes our own record look like another's. */
+static Status is_ours(const ObjectPlace *place, const char *name, const char *text) {
+    char key[STORE_KEY], there[RECORD_MAX];
+    StoreObject object;
+    size_t length = strlen(text);
+    TRY(find(place, name, key, &object));
+    bool same = object.bytes == (int64_t)length && length <= sizeof there;
+    if (same) TRY(store_read(place->store, key, &object, 0, there, length));
+    if (same && memcmp(there, text, length) == 0) return STATUS_OK;
+    return FAIL(STATUS_EXISTS, "use another prefix", "%s is there already", name);
+}
+
+static Status put_text(const ObjectPlace *place, const char *name, const char *text) {
+    char key[STORE_KEY];
+    StoreUpload report;
+    size_t length = strlen(text);
+    TRY(store_url_join(place->prefix, name, key));
+    int fd = memfd_create("rekindle", MFD_CLOEXEC);
+    if (fd < 0 || file_write_at(fd, text, length, 0) != 0) {
+        int error = errno;
+        if (fd >= 0) close(fd);
+        return FAIL(STATUS_MEMORY, NULL, "no memory for the owner record: %s",
+                    strerror(error));
+    }
+    Status status = store_upload(place->store, key, fd, (int64_t)length, &report);
+    close(fd);
+    return status == STATUS_EXISTS ? is_ours(place, name, text) : status;
+}
+
+Status object_claim(const ObjectPlace *place, int64_t generation) {
+    OwnerRecord self;
+    char name[CATALOG_NAME];
+    owner_describe_self(&self);
+    self.generation = generation;
+    owner_name(generation, "", name);
+    char *text = owner_format(&self);
+    if (text == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the owner record");
+    Status status = put_text(place, name, text);
+    free(text);
+    return status;
+}
+
+Status object_delete(const ObjectPlace *place, const char *name) {
+    char key[STORE_KEY];
+    TRY(store_url_join(place->prefix, name, key));
+    return store_delete(place->store, key);
 }
 
 /* ---- from the store */

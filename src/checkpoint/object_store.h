@@ -23,14 +23,16 @@ typedef struct {
 /* Errors: STATUS_USAGE for what is no address, or without credentials. Sends nothing
  * Memory: *out is the caller's (object_place_close), also after a failure */
 Status object_place_open(const char *url, const StoreOptions *options, ObjectPlace *out);
+/* The same of a prefix only. Errors: also STATUS_USAGE for a file's address */
+Status object_prefix_open(const char *url, const StoreOptions *options, ObjectPlace *out);
 void object_place_close(ObjectPlace *place);
 
 /* "s3://bucket/prefix/name", as much of it as fits. */
 enum { OBJECT_URL = STORE_BUCKET + STORE_KEY + NAME_MAX + 8 };
 void object_url(const ObjectPlace *place, const char *name, char text[OBJECT_URL]);
 
-/* Lists the checkpoints under the prefix like a directory's; of each only the user block is read. There
- * are no owner records: nothing is superseded.
+/* Lists the checkpoints under the prefix like a directory's; of each only the user block is read. Nothing
+ * is superseded: owner records there (object_claim) say who sends, not from where he went on.
  * Memory: *out is the caller's (catalog_close). Errors: the store's; STATUS_MEMORY */
 Status object_catalog(const ObjectPlace *place, Catalog *out);
 
@@ -43,6 +45,15 @@ Status object_read_user_block(const ObjectPlace *place, const char *name, UserBl
  * STATUS_NO_CHECKPOINT; STATUS_IO; the store's */
 Status object_fetch(const ObjectPlace *place, const char *name, int directory,
                     const char *as, UserBlock *out);
+
+/* Looks at names only: how many checkpoints, and the highest generation of a checkpoint or owner record. */
+Status object_count(const ObjectPlace *place, int *count, int64_t *newest_generation);
+
+/* Puts this process's owner record of that generation. Errors: STATUS_EXISTS when another process has
+ * put one; the store's */
+Status object_claim(const ObjectPlace *place, int64_t generation);
+
+Status object_delete(const ObjectPlace *place, const char *name);
 
 /* What a copy came to. */
 typedef struct {

@@ -165,6 +165,8 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
     int64_t newest = listing_newest_owner(&listing);
     /* also above files whose record is gone, or ours would mix with them */
     owner->generation = listing_newest_any(&listing) + 1;
+    if (owner->generation <= claim->above_generation)
+        owner->generation = claim->above_generation + 1;
     listing_free(&listing);
     if (newest > 0) {
         OwnerRecord live;

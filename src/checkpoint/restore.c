@@ -58,9 +58,8 @@ static void pass_over(Search *search, const char *name, const char *reason) {
 
 /* ---- choosing */
 
-static Status begin_path(Search *search) {
+static Status begin_path(Search *search, const char *path) {
     const RestoreRequest *request = search->request;
-    const char *path = request->resume;
     if (store_url_is(path)) {
         TRY(restore_store_fetch(path, request->run_dir, request->read_only,
                                 &search->download));
@@ -82,10 +81,65 @@ static Status begin_path(Search *search) {
     return STATUS_OK;
 }
 
+/* Where the run is mirrored there may be names of generations that an empty directory never saw: ours must
+ * be above them, or the newest work would look like old. */
+static void look_at_mirror(const Search *search) {
+    RestoreMirror there;
+    Catalog catalog;
+    if (catalog_open(search->request->run_dir, &catalog) != STATUS_OK) return;
+    bool empty = catalog.count == 0 && catalog.newest_generation == 0;
+    catalog_close(&catalog);
+    if (!empty) return;
+    if (restore_store_look(search->request->mirror, &there) == STATUS_OK)
+        search->result->above_generation = there.newest_generation;
+    else
+        LOG_W("the mirror was not asked for its generations: %s (%s)",
+              status_failure()->what, status_failure()->fix);
+}
+
+/* A fresh start is refused for what the mirror holds, as for what the directory holds. */
+static Status begin_without_mirror(const Search *search) {
+    const char *mirror = search->request->mirror;
+    RestoreMirror there;
+    if (restore_store_look(mirror, &there) != STATUS_OK) {
+        LOG_W("what the mirror holds cannot be told: %s (%s)", status_failure()->what,
+              status_failure()->fix);
+        return STATUS_OK;
+    }
+    search->result->above_generation = there.newest_generation;
+    if (there.count == 0) return STATUS_OK;
+    return FAIL(STATUS_USAGE,
+                "use another checkpoint.mirror for a fresh start, or resume: auto to go on",
+                "resume: none, but %.300s holds %d checkpoint(s)", mirror, there.count);
+}
+
+/* The run directory is empty. */
+static Status begin_with_mirror(Search *search) {
+    const RestoreRequest *request = search->request;
+    RestoreMirror there;
+    if (search->resume == RESUME_NONE) return begin_without_mirror(search);
+    if (request->read_only) {
+        search->resume = RESUME_PATH;
+        return begin_path(search, request->mirror);
+    }
+    TRY(restore_store_fill(request->mirror, request->run_dir, &there));
+    search->result->above_generation = there.newest_generation;
+    if (there.count == 0) return STATUS_OK;
+    catalog_close(&search->catalog);
+    return catalog_open(request->run_dir, &search->catalog);
+}
+
 static Status begin_search(Search *search) {
-    if (search->resume == RESUME_PATH) return begin_path(search);
+    const RestoreRequest *request = search->request;
+    bool mirrored = request->mirror != NULL && request->mirror[0] != '\0';
+    if (mirrored && !request->read_only) TRY(restore_store_check(request->mirror));
+    if (search->resume == RESUME_PATH) {
+        if (mirrored && !request->read_only) look_at_mirror(search);
+        return begin_path(search, request->resume);
+    }
     const Catalog *catalog = &search->catalog;
-    TRY(catalog_open(search->request->run_dir, &search->catalog));
+    TRY(catalog_open(request->run_dir, &search->catalog));
+    if (mirrored && catalog->count == 0) TRY(begin_with_mirror(search));
     search->result->seen =
         (CatalogSeen){.looked = true, .owner_generation = catalog->newest_generation};
     if (catalog->count > 0) {
@@ -316,7 +370,9 @@ void restore_result_free(RestoreResult *result) {
 }
 
 OwnerClaim restore_claim(const RestoreResult *result) {
-    OwnerClaim claim = {.seen = result->seen, .restored_step = -1};
+    OwnerClaim claim = {.seen = result->seen,
+                        .restored_step = -1,
+                        .above_generation = result->above_generation};
     if (!result->restored) return claim;
     memcpy(claim.restored_from, result->name, sizeof claim.restored_from);
     memcpy(claim.restored_path, result->path, sizeof claim.restored_path);

@@ -20,6 +20,8 @@ typedef struct {
     Status (*accept)(void *context, const UserBlock *block, const char *identity,
                      const char *name);
     void *context;
+    const char
+        *mirror; /* s3://bucket/prefix: where an empty run directory is filled from; NULL */
     bool read_only; /* leave nothing behind: the run directory is another's */
 } RestoreRequest;
 
@@ -39,6 +41,7 @@ typedef struct {
     RestorePassedOver *passed_over; /* rank 0: files found damaged on the way */
     int passed_over_count;
     RestoreDownload download; /* rank 0: the file at `path`, where it came from a store */
+    int64_t above_generation; /* rank 0: the mirror's newest */
     CatalogSeen seen; /* rank 0: how far the directory had come; nothing for a PATH */
 } RestoreResult;
 
@@ -50,6 +53,10 @@ typedef struct {
  *   none  fresh; refused where there are checkpoints, since it would hide them
  *   PATH  that file and no other; symbolic links are resolved. s3://bucket/prefix/name.h5 is downloaded
  *         and verified first; of s3://bucket/prefix it is the newest one that proves itself
+ *
+ * Where there is no checkpoint at all and the run is mirrored, auto and must first bring the newest one that
+ * proves itself from there, under its own name; a mirror that cannot be asked ends the launch. none is
+ * refused where the mirror holds any.
  *
  * Before it returns, all ranks have compared the digest of what they hold with each other and with the
  * file's. An entry that omit_entry names stays zero everywhere; then only ranks are compared.

@@ -70,35 +70,46 @@ static Status fetch(const ObjectPlace *place, const char *name, const char *run_
     return STATUS_OK;
 }
 
+/* What to do with an item of the store: it can be used, or why not. `failed`: how its bytes failed after
+ * the user block was right; STATUS_OK: not tried yet. STATUS_OK here: pass on to the next. */
+static Status pass_over(const CatalogItem *item, Status failed) {
+    char reason[sizeof item->reason];
+    bool rejected = item->verdict != CHECKPOINT_VALID;
+    if (!rejected && failed != STATUS_CORRUPT && failed != STATUS_NO_CHECKPOINT)
+        return failed;
+    snprintf(reason, sizeof reason, "%.255s",
+             rejected ? item->reason : status_failure()->what);
+    if (rejected && item->code == STATUS_USAGE)
+        return FAIL(STATUS_USAGE, "use the newer Rekindle, or name an older checkpoint",
+                    "%s: %s", item->name, reason);
+    LOG_W("checkpoint %s of the store is damaged and is passed over: %s", item->name,
+          reason);
+    return STATUS_OK;
+}
+
+static Status none_usable(const char *url, int count) {
+    return FAIL(STATUS_NO_CHECKPOINT, "rekindle checkpoints ls tells what is there",
+                "%.300s holds %d checkpoint(s), none that can be used", url, count);
+}
+
 static Status fetch_newest(const ObjectPlace *place, const char *url, const char *run_dir,
                            bool read_only, RestoreDownload *out) {
     Catalog catalog;
     TRY(object_catalog(place, &catalog));
-    Status status = STATUS_NO_CHECKPOINT;
-    for (int i = 0; i < catalog.count && status == STATUS_NO_CHECKPOINT; i++) {
+    Status status = STATUS_OK;
+    bool done = false;
+    for (int i = 0; i < catalog.count && status == STATUS_OK && !done; i++) {
         const CatalogItem *item = &catalog.items[i];
-        char reason[sizeof item->reason];
-        memcpy(reason, item->reason, sizeof reason);
-        if (item->verdict == CHECKPOINT_VALID) {
+        if (item->verdict == CHECKPOINT_VALID)
             status = fetch(place, item->name, run_dir, read_only, out);
-            if (status != STATUS_CORRUPT && status != STATUS_NO_CHECKPOINT) break;
-            snprintf(reason, sizeof reason, "%.255s", status_failure()->what);
-            restore_store_drop(out);
-        } else if (item->code == STATUS_USAGE) {
-            status =
-                FAIL(STATUS_USAGE, "use the newer Rekindle, or name an older checkpoint",
-                     "%s: %s", item->name, reason);
-            break;
-        }
-        LOG_W("checkpoint %s of the store is damaged and is passed over: %s", item->name,
-              reason);
-        status = STATUS_NO_CHECKPOINT;
+        done = item->verdict == CHECKPOINT_VALID && status == STATUS_OK;
+        if (done) break;
+        status = pass_over(item, status);
+        if (status == STATUS_OK) restore_store_drop(out);
     }
-    int count = catalog.count;
+    if (status == STATUS_OK && !done) status = none_usable(url, catalog.count);
     catalog_close(&catalog);
-    if (status != STATUS_NO_CHECKPOINT) return status;
-    return FAIL(STATUS_NO_CHECKPOINT, "rekindle checkpoints ls tells what is there",
-                "%.300s holds %d checkpoint(s), none that can be used", url, count);
+    return status;
 }
 
 Status restore_store_fetch(const char *url, const char *run_dir, bool read_only,
@@ -122,4 +133,87 @@ void restore_store_drop(RestoreDownload *download) {
     if (download->path[0] != '\0') unlink(download->path);
     if (download->folder[0] != '\0') rmdir(download->folder);
     *download = (RestoreDownload){.path = ""};
+}
+
+/* ---- a mirror */
+
+static Status copy_newest(const ObjectPlace *place, const char *url, int directory,
+                          const Catalog *catalog) {
+    for (int i = 0; i < catalog->count; i++) {
+        const CatalogItem *item = &catalog->items[i];
+        ObjectCopy copy;
+        double start = clock_seconds();
+        Status status = STATUS_OK;
+        if (item->verdict == CHECKPOINT_VALID)
+            status = object_copy_in(place, item->name, directory, item->name, &copy);
+        if (item->verdict != CHECKPOINT_VALID || status != STATUS_OK) {
+            TRY(pass_over(item, status));
+            continue;
+        }
+        LOG_I("the run directory is empty: downloaded and verified %s from %s, %.1f MiB in "
+              "%.2f s",
+              item->name, url, (double)copy.block.bytes / 1048576.0,
+              clock_seconds() - start);
+        return STATUS_OK;
+    }
+    return none_usable(url, catalog->count);
+}
+
+static Status fill(const ObjectPlace *place, const char *url, const char *run_dir,
+                   const Catalog *catalog) {
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/checkpoints", run_dir) >= (int)sizeof path)
+        return FAIL(STATUS_USAGE, "use a shorter run.dir",
+                    "the run directory's path is too long");
+    TRY(file_make_directory(path));
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
+                    strerror(errno));
+    Status status = copy_newest(place, url, directory, catalog);
+    close(directory);
+    return status;
+}
+
+/* A store that cannot be asked may hold the run: beginning anew would hide that. */
+static Status nothing_known(const char *url) {
+    Failure cause = *status_failure();
+    return FAIL(
+        cause.code, "mend that, or begin without it: resume: none, or no checkpoint.mirror",
+        "the run directory is empty, and what %.300s holds cannot be told: %.1200s (%s)",
+        url, cause.what, cause.fix);
+}
+
+Status restore_store_fill(const char *url, const char *run_dir, RestoreMirror *out) {
+    *out = (RestoreMirror){.count = 0};
+    ObjectPlace place;
+    TRY(object_prefix_open(url, NULL, &place));
+    Catalog catalog;
+    Status status = object_catalog(&place, &catalog);
+    if (status != STATUS_OK) {
+        status = nothing_known(url);
+    } else {
+        out->count = catalog.count;
+        out->newest_generation = catalog.newest_generation;
+        if (catalog.count > 0) status = fill(&place, url, run_dir, &catalog);
+        catalog_close(&catalog);
+    }
+    object_place_close(&place);
+    return status;
+}
+
+Status restore_store_look(const char *url, RestoreMirror *out) {
+    *out = (RestoreMirror){.count = 0};
+    ObjectPlace place;
+    TRY(object_prefix_open(url, NULL, &place));
+    Status status = object_count(&place, &out->count, &out->newest_generation);
+    object_place_close(&place);
+    return status;
+}
+
+Status restore_store_check(const char *url) {
+    ObjectPlace place;
+    TRY(object_prefix_open(url, NULL, &place));
+    object_place_close(&place);
+    return STATUS_OK;
 }

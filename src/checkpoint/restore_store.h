@@ -22,3 +22,21 @@ typedef struct {
 Status restore_store_fetch(const char *url, const char *run_dir, bool read_only,
                            RestoreDownload *out);
 void restore_store_drop(RestoreDownload *download);
+
+/* What a launch finds where its run is mirrored. */
+typedef struct {
+    int count;                 /* checkpoints, valid or not */
+    int64_t newest_generation; /* of any name there; 0: none */
+} RestoreMirror;
+
+/* Puts the newest checkpoint under the prefix that proves itself into an empty run directory, under its own
+ * name; what is passed over is named in the log.
+ * Errors: STATUS_NO_CHECKPOINT when there are some and none can be used; the store's, saying that nothing
+ * is known of what is there; STATUS_IO */
+Status restore_store_fill(const char *url, const char *run_dir, RestoreMirror *out);
+
+/* Looks only at names. */
+Status restore_store_look(const char *url, RestoreMirror *out);
+
+/* Whether the address and the credentials can be right. Sends nothing. Errors: STATUS_USAGE */
+Status restore_store_check(const char *url);

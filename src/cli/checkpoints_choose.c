@@ -13,10 +13,7 @@
 
 static Status stored_catalog(const char *url, Catalog *out) {
     ObjectPlace place;
-    Status status = object_place_open(url, NULL, &place);
-    if (status == STATUS_OK && place.name[0] != '\0')
-        status = FAIL(STATUS_USAGE, "name what stands before it: s3://BUCKET/PREFIX",
-                      "%.300s is not a prefix", url);
+    Status status = object_prefix_open(url, NULL, &place);
     if (status == STATUS_OK) status = object_catalog(&place, out);
     object_place_close(&place);
     return status;

@@ -70,7 +70,9 @@ typedef struct {
         int64_t every_steps; /* 0: none in between */
         bool every_epoch;
         int64_t keep_last, max_failures;
-        char compression[16]; /* none | zlib:1 … zlib:9 */
+        char compression[16];     /* none | zlib:1 … zlib:9 */
+        char mirror[CONFIG_TEXT]; /* s3://bucket/prefix; empty: none */
+        double mirror_patience;   /* seconds */
     } checkpoint;
     struct {
         int64_t every_steps;

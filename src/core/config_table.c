@@ -89,6 +89,8 @@ static const ConfigKey keys[] = {
     {"checkpoint.keep_last", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.keep_last), 1, 1e6, RANGE_CLOSED, "3", NULL, "newest checkpoints that stay"},
     {"checkpoint.max_failures", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.max_failures), 1, 1e6, RANGE_CLOSED, "3", NULL, "failed saves in a row that end the run"},
     {"checkpoint.compression", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.compression), NO_RANGE, "none", compressions, "of the saved values; 1 to 3 are fast, those behind them save little more"},
+    {"checkpoint.mirror", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.mirror), NO_RANGE, "", NULL, "s3://BUCKET/PREFIX that gets each new checkpoint, behind the training, and from which an empty run.dir is filled"},
+    {"checkpoint.mirror_patience", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.mirror_patience), 0, 86400, RANGE_CLOSED, "60", NULL, "seconds that a launch waits at its end for the mirror to have its last checkpoint"},
 
     {"log.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(log.every_steps), 1, MAX_STEPS, RANGE_CLOSED, "50", NULL, "a line of progress each so many steps"},
     {"log.progress", KEY_CHOICE, SCOPE_FREE, WHERE(log.progress), NO_RANGE, "auto", progresses, "live: one moving line; plain: lines for a log file"},

@@ -143,9 +143,45 @@ static Status save(Trainer *self, const char *why, bool last) {
                      json_pack("{s:s, s:I, s:s, s:s, s:I, s:f}", "event", "save", "step",
                                (json_int_t)event.step, "file", event.name, "why", why,
                                "bytes", (json_int_t)event.bytes, "seconds", event.seconds));
+        mirror_offer(self->mirror, event.name);
     }
     fault_point("after_commit");
     return STATUS_OK;
+}
+
+void boundary_report_mirror(Trainer *self) {
+    MirrorEvent event;
+    while (mirror_poll(self->mirror, &event)) {
+        bool good = event.status == STATUS_OK;
+        if (good)
+            LOG_I("mirrored %s: %.1f MiB in %.2f s%s", event.name,
+                  (double)event.bytes / 1048576.0, event.seconds,
+                  event.was_there ? " (it was there already)" : "");
+        else
+            LOG_W("%s was not mirrored (failure %d), training goes on%s: %s; %s",
+                  event.name, ++self->mirror_failures,
+                  event.off ? " without the mirror" : "", event.failure.what,
+                  event.failure.fix);
+        trainer_note(journal_event, self->journal,
+                     json_pack("{s:s, s:I, s:s, s:b, s:I, s:f}", "event", "mirror", "step",
+                               (json_int_t)event.step, "file", event.name, "ok", good,
+                               "bytes", (json_int_t)event.bytes, "seconds", event.seconds));
+    }
+}
+
+void boundary_finish_mirror(Trainer *self) {
+    if (self->mirror == NULL) return;
+    bool whole = mirror_finish(self->mirror, self->base.config->checkpoint.mirror_patience);
+    boundary_report_mirror(self);
+    if (!whole)
+        LOG_W(
+            "the mirror has not got the last checkpoint in %g s; rekindle checkpoints copy "
+            "%s %s goes on with it",
+            self->base.config->checkpoint.mirror_patience, self->base.config->run.dir,
+            self->base.config->checkpoint.mirror);
+    MirrorCounts counts = mirror_counts(self->mirror);
+    LOG_I("mirror: %d sent, %d failed, %d passed over for newer ones", counts.sent,
+          counts.failed, counts.replaced);
 }
 
 /* Why a save is due here; NULL when none is. */
@@ -172,6 +208,7 @@ bool boundary_is_due(const Trainer *self, uint32_t bits) {
 Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
     const Scalars *at = &self->base.scalars;
     bool evaluated = false;
+    boundary_report_mirror(self);
     if (boundary_evaluation_is_due(self) && (bits & CONTROL_STOP) == 0) {
         TRY(evaluate(self, &bits));
         evaluated = *at->evaluated_step == *at->step;

@@ -137,6 +137,7 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
     fault_point("start");
     RestoreRequest request = {.run_dir = config->run.dir,
                               .resume = config->resume,
+                              .mirror = config->checkpoint.mirror,
                               .read_only = weights_only,
                               .accept = weights_only ? NULL : accept_identity,
                               .context = out};

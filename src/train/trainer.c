@@ -192,6 +192,7 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
     if (status == STATUS_OK || status == STATUS_STOPPED) {
         Status filled = fill_outcome(self, outcome);
         if (filled != STATUS_OK) status = filled;
+        boundary_finish_mirror(self);
     }
     if (status == STATUS_COMM) return status;
     if (status == STATUS_STOPPED)

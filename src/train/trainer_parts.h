@@ -2,6 +2,7 @@
  * evaluates and saves. Nobody else includes this. */
 #pragma once
 
+#include "src/checkpoint/mirror.h"
 #include "src/checkpoint/saver.h"
 #include "src/train/evaluate.h"
 #include "src/train/journal.h"
@@ -29,6 +30,8 @@ typedef struct {
     char *config_yaml;
     Lineage *lineage;
     Saver *saver;
+    Mirror *mirror; /* rank 0, where one is configured */
+    int mirror_failures;
     Journal *journal; /* rank 0 */
     Step *step;
     Evaluator *evaluator;
@@ -72,6 +75,12 @@ bool boundary_is_due(const Trainer *self, uint32_t bits);
 /* Brings the device's state to the host, where checkpoints and digests see it. Collective where there is
  * anything to bring. Errors: the first failing rank's, on every rank */
 Status boundary_fetch_state(Trainer *self);
+
+/* Tells what the mirror has done since the last call; nothing waits for it. Local */
+void boundary_report_mirror(Trainer *self);
+
+/* At a launch's end: gives the mirror checkpoint.mirror_patience seconds for its last one. Local */
+void boundary_finish_mirror(Trainer *self);
 
 /* Evaluate, update the best, save. `bits`: what any rank asked for in the step before. *stopped when a
  * stop was asked for; the state is then safe. Collective */

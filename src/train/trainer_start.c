@@ -135,6 +135,13 @@ void trainer_print_memory(const Trainer *self) {
           (double)memory.free / mib, (double)memory.total / mib);
 }
 
+static Status open_mirror(Trainer *self) {
+    const Config *config = self->base.config;
+    if (!trainer_is_first(self) || config->checkpoint.mirror[0] == '\0') return STATUS_OK;
+    return mirror_open(config->checkpoint.mirror, &self->owner,
+                       (int)config->checkpoint.keep_last, &self->mirror);
+}
+
 static void print_start(const Trainer *self) {
     const Setup *base = &self->base;
     const Config *config = base->config;
@@ -154,6 +161,7 @@ static void print_start(const Trainer *self) {
           (long long)config->train.shards, config->train.reduction, base->backend->kind);
     LOG_I("state %.1f MiB; run directory %s, generation %lld", state_mib, config->run.dir,
           (long long)self->owner.generation);
+    if (self->mirror != NULL) LOG_I("mirrored to %s", config->checkpoint.mirror);
     int64_t smallest = config->train.batch / config->train.shards;
     if (model_has_batch_norm(base->graph) && smallest < 16)
         LOG_W("batch norm is computed per shard and a shard has %lld samples; below 16 its "
@@ -186,6 +194,7 @@ Status trainer_start(Trainer *self) {
                             .max_failures = (int)config->checkpoint.max_failures};
     TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
                    base->state, &self->text, &options, &self->saver));
+    TRY(trainer_agree(self, open_mirror(self)));
     /* a file elsewhere that is saved anew here is not here yet */
     bool elsewhere = base->restored.path[0] != '\0' && boundary_evaluation_is_due(self);
     self->saved_step =
@@ -206,6 +215,7 @@ Status trainer_start(Trainer *self) {
 
 void trainer_stop(Trainer *self) {
     progress_close();
+    mirror_close(self->mirror);
     loader_close(self->loader);
     saver_close(self->saver);
     evaluator_close(self->evaluator);

@@ -36,7 +36,7 @@ class Fixture:
             self.run_files[size] = rekindle.write_run_file(
                 folder, data_part, run={"name": size, "seed": 3},
                 model={"arch": "mlp", "widths": widths, "classes": 4},
-                train={"epochs": 1, "batch": 20, "shards": 2, "threads": 1, "max_steps": STEPS},
+                train={"epochs": 1, "batch": 20, "shards": 4, "threads": 1, "max_steps": STEPS},
                 optimizer={"kind": "adam", "lr": 0.01}, checkpoint={"every_steps": 1, "keep_last": 10})
             self.runs[size] = os.path.join(folder, "run")
             ended = rekindle.train(program, 0, self.run_files[size], self.runs[size])
@@ -90,6 +90,18 @@ class Case:
 
     def holds(self, step, size="small"):
         return self.check(self.object(step) == self.bytes(size, step), "the object of step %d is the file" % step)
+
+    @property
+    def run_dir(self):
+        return os.path.join(self.folder, "run")
+
+    def lose_run_dir(self):
+        shutil.rmtree(self.run_dir, ignore_errors=True)  # a launch that was killed early made none
+
+    def events(self, kind):
+        """Lines of the run's ledger."""
+        with open(os.path.join(self.run_dir, "ledger.jsonl")) as file:
+            return [one for one in map(json.loads, file) if one["event"] == kind]
 
     def left_nothing(self, folder=None):
         found = [name for _, _, names in os.walk(folder or self.folder) for name in names]

@@ -381,6 +381,20 @@ static void a_taker_that_slept_since_its_restore_sets_nothing_aside(void **state
     owner_release(&owner);
 }
 
+static void a_generation_is_above_what_the_mirror_holds(void **state) {
+    (void)state;
+    Owner owner;
+    OwnerClaim claim = FRESH;
+    claim.above_generation = 7;
+    assert_ok(owner_take(run.path, &claim, 0.0, &owner));
+    assert_int_equal(owner.generation, 8);
+    assert_ok(owner_check(&owner));
+    owner_release(&owner);
+    assert_ok(owner_take(run.path, &claim, 0.0, &owner)); /* what stands here counts, too */
+    assert_int_equal(owner.generation, 9);
+    owner_release(&owner);
+}
+
 static void an_owner_whose_record_is_gone_has_lost(void **state) {
     (void)state;
     Owner owner;
@@ -496,6 +510,7 @@ int main(void) {
         TEST(a_file_of_another_file_system_is_copied),
         TEST(a_missing_restored_file_gives_the_directory_back),
         TEST(a_taker_that_slept_since_its_restore_sets_nothing_aside),
+        TEST(a_generation_is_above_what_the_mirror_holds),
         TEST(an_owner_whose_record_is_gone_has_lost),
         TEST(two_hundred_races_have_one_owner_each),
     };
