@@ -5,7 +5,8 @@
  *  2. A name must agree with the file's own user block, or the file is rejected.
  *  3. A file of generation g counts only up to the lowest step that any later generation restored
  *     from: what a zombie writes after its successor began never counts.
- *  4. An owner record that is damaged limits nothing: it must not hide valid work. */
+ *  4. An owner record that is damaged limits nothing: it must not hide valid work. What earlier records
+ *     said stands in each later one, too, so that it outlives them. */
 #include "src/checkpoint/catalog.h"
 
 #include "src/checkpoint/listing.h"
@@ -63,6 +64,18 @@ static bool is_kept_file(const CatalogItem *item, const OwnerRecord *record) {
            digest_equal(record->restored_digest, item->block.state_digest);
 }
 
+static void apply_limit(CatalogItem *item, OwnerLimit limit) {
+    if (limit.generation <= item->generation || item->step <= limit.step) return;
+    item->verdict = CHECKPOINT_SUPERSEDED;
+    if (limit.step < 0)
+        snprintf(item->reason, sizeof item->reason, "generation %lld started afresh",
+                 (long long)limit.generation);
+    else
+        snprintf(item->reason, sizeof item->reason,
+                 "generation %lld went on from step %lld", (long long)limit.generation,
+                 (long long)limit.step);
+}
+
 static void judge(int directory, CatalogItem *item, const OwnerRecord *records, int count) {
     struct stat about;
     if (fstatat(directory, item->name, &about, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -92,18 +105,22 @@ static void judge(int directory, CatalogItem *item, const OwnerRecord *records, 
     }
     for (int i = 0; i < count; i++) {
         const OwnerRecord *later = &records[i];
-        if (!later->readable || later->generation <= item->generation ||
-            item->step <= later->restored_step)
-            continue;
-        item->verdict = CHECKPOINT_SUPERSEDED;
-        if (later->fresh)
-            snprintf(item->reason, sizeof item->reason, "generation %lld started afresh",
-                     (long long)later->generation);
-        else
-            snprintf(item->reason, sizeof item->reason,
-                     "generation %lld went on from step %lld", (long long)later->generation,
-                     (long long)later->restored_step);
+        if (!later->readable) continue;
+        for (int j = 0; j < later->limit_count; j++)
+            apply_limit(item, later->limits[j]);
+        apply_limit(item, (OwnerLimit){later->generation, later->restored_step});
     }
+}
+
+/* A launch that began afresh, told by its own record or by a later one. */
+static void note_fresh(const OwnerRecord *record, Catalog *out) {
+    if (!record->readable) return;
+    if (record->fresh && record->generation > out->fresh_generation)
+        out->fresh_generation = record->generation;
+    for (int i = 0; i < record->limit_count; i++)
+        if (record->limits[i].step < 0 &&
+            record->limits[i].generation > out->fresh_generation)
+            out->fresh_generation = record->limits[i].generation;
 }
 
 Status catalog_open_at(int directory, Catalog *out) {
@@ -125,9 +142,7 @@ Status catalog_open_at(int directory, Catalog *out) {
         if (name->kind == LISTED_OWNER) {
             OwnerRecord *record = &records[record_count++];
             owner_read(directory, name->generation, record);
-            if (record->readable && record->fresh &&
-                record->generation > out->fresh_generation)
-                out->fresh_generation = record->generation;
+            note_fresh(record, out);
         } else if (name->kind == LISTED_CHECKPOINT) {
             CatalogItem *item = &items[out->count++];
             memcpy(item->name, name->name, CATALOG_NAME);

@@ -158,6 +158,35 @@ static Status check_claim(const Owner *owner, const OwnerClaim *claim, int64_t j
                 owner->run_dir, news);
 }
 
+static void describe_launch(const Owner *owner, const OwnerClaim *claim,
+                            OwnerRecord *self) {
+    owner_describe_self(self);
+    self->generation = owner->generation;
+    self->fresh = claim->restored_from[0] == '\0';
+    if (self->fresh) return;
+    memcpy(self->restored_from, claim->restored_from, sizeof self->restored_from);
+    self->restored_step = claim->restored_step;
+    self->restored_digest = claim->restored_digest;
+}
+
+static int by_generation(const void *a, const void *b) {
+    const Listed *first = a, *second = b;
+    return (first->generation > second->generation) -
+           (first->generation < second->generation);
+}
+
+/* What every record that is there limits goes into ours, so that retention may delete them. */
+static void inherit_limits(const Owner *owner, Listing *listing, OwnerRecord *self) {
+    qsort(listing->names, (size_t)listing->count, sizeof *listing->names, by_generation);
+    for (int i = 0; i < listing->count; i++) {
+        OwnerRecord older;
+        if (listing->names[i].kind != LISTED_OWNER) continue;
+        owner_read(owner->directory, listing->names[i].generation, &older);
+        if (older.readable) owner_inherit(self, &older);
+    }
+    owner_settle_limits(self);
+}
+
 /* Publishes the next generation's record. STATUS_EXISTS: another taker was faster. */
 static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s) {
     Listing listing;
@@ -167,6 +196,9 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
     owner->generation = listing_newest_any(&listing) + 1;
     if (owner->generation <= claim->above_generation)
         owner->generation = claim->above_generation + 1;
+    OwnerRecord self;
+    describe_launch(owner, claim, &self);
+    inherit_limits(owner, &listing, &self);
     listing_free(&listing);
     if (newest > 0) {
         OwnerRecord live;
@@ -180,15 +212,6 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
         }
     }
     TRY(check_claim(owner, claim, newest, 0));
-    OwnerRecord self;
-    owner_describe_self(&self);
-    self.generation = owner->generation;
-    self.fresh = claim->restored_from[0] == '\0';
-    if (!self.fresh) {
-        memcpy(self.restored_from, claim->restored_from, sizeof self.restored_from);
-        self.restored_step = claim->restored_step;
-        self.restored_digest = claim->restored_digest;
-    }
     char *text = owner_format(&self), name[CATALOG_NAME];
     if (text == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the owner record");
     owner_name(owner->generation, "", name);

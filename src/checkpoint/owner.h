@@ -4,6 +4,14 @@
 
 #include "src/checkpoint/catalog.h"
 
+/* Where a launch went on: files of earlier generations count only up to that step. */
+typedef struct {
+    int64_t generation; /* the launch */
+    int64_t step;       /* -1: it began afresh */
+} OwnerLimit;
+
+enum { OWNER_LIMITS = 256 };
+
 /* A record as read. Only `readable` ones may be believed: the text carries its own checksum. */
 typedef struct {
     int64_t generation;
@@ -22,6 +30,10 @@ typedef struct {
     int64_t restored_step; /* -1 when fresh */
     Digest restored_digest;
     char created_at[40];
+    /* what the records of launches before said, as far as ours does not say more: so that theirs may go.
+     * Oldest first; the newest OWNER_LIMITS of them */
+    OwnerLimit limits[OWNER_LIMITS];
+    int limit_count;
 } OwnerRecord;
 
 /* "owner.g0003" + suffix ("", ".beat", ".end"). */
@@ -33,6 +45,15 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out);
 
 /* What this process would write. */
 void owner_describe_self(OwnerRecord *out);
+
+/* Takes over what an older readable record limits. Call it for records in order of generation. */
+void owner_inherit(OwnerRecord *record, const OwnerRecord *older);
+
+/* Drops limits that later ones, or the record's own restore point, make needless; keeps the newest. */
+void owner_settle_limits(OwnerRecord *record);
+
+/* True when `record` limits earlier generations at least as much as a readable older one does. */
+bool owner_implies(const OwnerRecord *record, const OwnerRecord *older);
 
 /* A record as JSON text with its checksum. Memory: the caller's (free); NULL when there is none. */
 char *owner_format(const OwnerRecord *record);

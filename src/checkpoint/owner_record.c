@@ -89,6 +89,16 @@ static bool record_checksum(const json_t *record, char text[DIGEST_TEXT]) {
     return true;
 }
 
+/* [[generation, step], …] */
+static json_t *format_limits(const OwnerRecord *record) {
+    json_t *limits = json_array();
+    for (int i = 0; i < record->limit_count; i++)
+        json_array_append_new(limits,
+                              json_pack("[I, I]", (json_int_t)record->limits[i].generation,
+                                        (json_int_t)record->limits[i].step));
+    return limits;
+}
+
 char *owner_format(const OwnerRecord *record) {
     char digest[DIGEST_TEXT], checksum[DIGEST_TEXT];
     digest_print(record->restored_digest, digest);
@@ -96,13 +106,13 @@ char *owner_format(const OwnerRecord *record) {
         record->fresh ? json_null()
                       : json_pack("{s:s, s:I, s:s}", "file", record->restored_from, "step",
                                   (json_int_t)record->restored_step, "digest", digest);
-    json_t *text =
-        json_pack("{s:i, s:I, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:o, s:s}", "format", 1,
-                  "generation", (json_int_t)record->generation, "host", record->host, "pid",
-                  (json_int_t)record->pid, "pid_start", (json_int_t)record->pid_start,
-                  "boot_id", record->boot_id, "pid_namespace", record->pid_namespace, "job",
-                  record->job, "restart_count", (json_int_t)record->restart_count,
-                  "restored_from", restored, "created_at", record->created_at);
+    json_t *text = json_pack(
+        "{s:i, s:I, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:o, s:s, s:o}", "format", 1,
+        "generation", (json_int_t)record->generation, "host", record->host, "pid",
+        (json_int_t)record->pid, "pid_start", (json_int_t)record->pid_start, "boot_id",
+        record->boot_id, "pid_namespace", record->pid_namespace, "job", record->job,
+        "restart_count", (json_int_t)record->restart_count, "restored_from", restored,
+        "created_at", record->created_at, "limits", format_limits(record));
     char *out = NULL;
     if (text != NULL && record_checksum(text, checksum) &&
         json_object_set_new(text, "checksum", json_string(checksum)) == 0)
@@ -113,6 +123,21 @@ char *owner_format(const OwnerRecord *record) {
 
 static const char *text_of(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
+}
+
+/* Records of older programs have none. */
+static bool take_limits(const json_t *limits, OwnerRecord *out) {
+    if (limits == NULL) return true;
+    if (!json_is_array(limits) || json_array_size(limits) > OWNER_LIMITS) return false;
+    size_t i;
+    const json_t *pair;
+    json_array_foreach(limits, i, pair) {
+        const json_t *generation = json_array_get(pair, 0), *step = json_array_get(pair, 1);
+        if (!json_is_integer(generation) || !json_is_integer(step)) return false;
+        out->limits[out->limit_count++] =
+            (OwnerLimit){json_integer_value(generation), json_integer_value(step)};
+    }
+    return true;
 }
 
 /* Fills a record from checked JSON; NULL, or what is wrong. */
@@ -136,6 +161,7 @@ static const char *take_fields(json_t *text, OwnerRecord *out) {
     out->pid_start = json_integer_value(json_object_get(text, "pid_start"));
     out->restart_count = json_integer_value(json_object_get(text, "restart_count"));
     const json_t *restored = json_object_get(text, "restored_from");
+    if (!take_limits(json_object_get(text, "limits"), out)) return "its limits are none";
     out->fresh = !json_is_object(restored);
     if (out->fresh) return NULL;
     copy_text(out->restored_from, sizeof out->restored_from, text_of(restored, "file"));
@@ -164,6 +190,53 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out) {
     copy_text(out->unreadable_why, sizeof out->unreadable_why, wrong);
     out->readable = wrong == NULL;
     json_decref(text);
+}
+
+/* ---- limits */
+
+/* Keeps room: the oldest goes first. */
+static void add_limit(OwnerRecord *record, OwnerLimit limit) {
+    if (record->limit_count == OWNER_LIMITS) {
+        record->limit_count--;
+        memmove(record->limits, record->limits + 1,
+                (size_t)record->limit_count * sizeof *record->limits);
+    }
+    record->limits[record->limit_count++] = limit;
+}
+
+/* Of two limits, the later launch's makes the earlier's needless when it lies no higher. */
+static void drop_implied(OwnerRecord *record, int64_t step) {
+    while (record->limit_count > 0 && record->limits[record->limit_count - 1].step >= step)
+        record->limit_count--;
+}
+
+void owner_inherit(OwnerRecord *record, const OwnerRecord *older) {
+    for (int i = 0; i <= older->limit_count; i++) {
+        OwnerLimit limit = i < older->limit_count
+                               ? older->limits[i]
+                               : (OwnerLimit){older->generation, older->restored_step};
+        int count = record->limit_count;
+        bool known = count > 0 && record->limits[count - 1].generation >= limit.generation;
+        if (known) continue; /* from a record between */
+        drop_implied(record, limit.step);
+        add_limit(record, limit);
+    }
+}
+
+void owner_settle_limits(OwnerRecord *record) {
+    drop_implied(record, record->restored_step);
+}
+
+bool owner_implies(const OwnerRecord *record, const OwnerRecord *older) {
+    if (record->generation <= older->generation) return false;
+    if (record->restored_step <= older->restored_step) return true;
+    for (int i = 0; i < record->limit_count; i++)
+        if (record->limits[i].generation >= older->generation &&
+            record->limits[i].step <= older->restored_step)
+            return true;
+    /* full: what lies before the oldest of so many launches was given up */
+    return record->limit_count == OWNER_LIMITS &&
+           older->generation < record->limits[0].generation;
 }
 
 /* ---- does it live? */

@@ -27,18 +27,26 @@ static Status delete_name(int directory, const char *name) {
                 strerror(errno));
 }
 
-/* Records of launches long over. They limited files that are gone by now; our own record limits
- * whatever a zombie may still write. */
+/* Records of launches long over. What they limit stands in our own record, for a zombie of any of them may
+ * still wake and write; one that does not stand there stays. */
 static Status delete_older_records(const Owner *owner) {
     Listing listing;
+    OwnerRecord ours, older;
+    owner_read(owner->directory, owner->generation, &ours);
+    if (!ours.readable) return STATUS_OK;
     TRY(listing_read(owner->directory, &listing));
     Status result = STATUS_OK;
     for (int i = 0; i < listing.count && result == STATUS_OK; i++) {
         const Listed *name = &listing.names[i];
         bool record = name->kind == LISTED_OWNER || name->kind == LISTED_BEAT ||
                       name->kind == LISTED_END;
-        if (record && name->generation < owner->generation)
-            result = delete_name(owner->directory, name->name);
+        if (!record || name->generation >= owner->generation) continue;
+        bool needless = true; /* whether it lives is asked of the newest owner alone */
+        if (name->kind == LISTED_OWNER) {
+            owner_read(owner->directory, name->generation, &older);
+            needless = older.readable ? owner_implies(&ours, &older) : !older.io_failed;
+        }
+        if (needless) result = delete_name(owner->directory, name->name);
     }
     listing_free(&listing);
     return result;

@@ -3,6 +3,8 @@
 
 #include "tests/support/run_directory.h"
 
+#include "src/checkpoint/owner.h"
+
 #include <errno.h>
 
 static RunDirectory run;
@@ -242,6 +244,91 @@ static void older_generations_go_only_after_two_commits(void **state) {
     owner_release(&owner);
 }
 
+/* Three launches, each from the one before's last file; the records of all but the last are pruned. */
+static void
+a_zombie_of_any_generation_stays_limited_after_its_successors_record_went(void **state) {
+    (void)state;
+    Owner owner;
+    OwnerClaim claim = FRESH;
+    Digest digest = {0, 0};
+    for (int64_t generation = 1; generation <= 3; generation++) {
+        if (generation > 1) claim = claim_of(generation - 1, 100 * generation, digest);
+        launch(&claim, &owner);
+        write_stepped(&run, generation, 100 * generation + 50);
+        digest = write_stepped(&run, generation, 100 * (generation + 1));
+        if (generation < 3) owner_release(&owner);
+    }
+    assert_ok(catalog_prune(&owner, 3, 2));
+    assert_string_equal(listed(), "3:400 valid, 3:350 valid, 3:300 valid");
+    assert_int_not_equal(faccessat(run.directory, "owner.g0001", F_OK, 0), 0);
+    assert_int_not_equal(faccessat(run.directory, "owner.g0002", F_OK, 0), 0);
+    /* both wake inside a save: the second launch went on from step 200, the third from 300 */
+    write_stepped(&run, 1, 200);
+    write_stepped(&run, 1, 250);
+    write_stepped(&run, 2, 300);
+    write_stepped(&run, 2, 350);
+    assert_string_equal(listed(), "3:400 valid, 3:350 valid, 3:300 valid, "
+                                  "2:350 superseded, 2:300 valid, "
+                                  "1:250 superseded, 1:200 valid");
+    owner_release(&owner);
+    /* and so they do for the launch after */
+    claim = claim_of(3, 400, write_stepped(&run, 3, 399));
+    claim.restored_digest = digest;
+    launch(&claim, &owner);
+    assert_int_equal(unlinkat(run.directory, "owner.g0003", 0), 0);
+    assert_string_equal(listed(), "4:400 valid, 3:400 valid, 3:399 valid, 3:350 valid, "
+                                  "3:300 valid, 2:350 superseded, 2:300 valid, "
+                                  "1:250 superseded, 1:200 valid");
+    owner_release(&owner);
+}
+
+static void a_rollback_makes_the_limits_before_it_needless(void **state) {
+    (void)state;
+    static OwnerRecord ours, older;
+    ours = (OwnerRecord){.generation = 9, .restored_step = 450, .readable = true};
+    const OwnerLimit said[] = {{2, 100}, {3, 200}, {4, 300}, {5, 150}, {6, 400}, {7, 500}};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        older = (OwnerRecord){.generation = said[i].generation,
+                              .restored_step = said[i].step,
+                              .readable = true};
+        owner_inherit(&ours, &older);
+    }
+    owner_settle_limits(&ours);
+    assert_int_equal(ours.limit_count, 3); /* 2:100, 5:150, 6:400 */
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        older = (OwnerRecord){.generation = said[i].generation,
+                              .restored_step = said[i].step,
+                              .readable = true};
+        assert_true(owner_implies(&ours, &older));
+    }
+    older = (OwnerRecord){.generation = 8, .restored_step = 420, .readable = true};
+    assert_false(owner_implies(&ours, &older));
+}
+
+static void a_thousand_launches_leave_one_record_of_bounded_size(void **state) {
+    (void)state;
+    static OwnerRecord before, ours;
+    before = (OwnerRecord){.generation = 1, .restored_step = -1, .readable = true};
+    for (int64_t generation = 2; generation <= 1000; generation++) {
+        ours = (OwnerRecord){
+            .generation = generation, .restored_step = 10 * generation, .readable = true};
+        owner_inherit(&ours, &before);
+        owner_settle_limits(&ours);
+        assert_true(owner_implies(&ours, &before));
+        before = ours;
+    }
+    assert_int_equal(ours.limit_count, OWNER_LIMITS);
+    assert_int_equal(ours.limits[OWNER_LIMITS - 1].generation, 999);
+    char *text = owner_format(&ours);
+    assert_non_null(text);
+    assert_true(strlen(text) < 32 << 10);
+    assert_ok(file_publish(run.directory, "owner.g1000", text, strlen(text)));
+    owner_read(run.directory, 1000, &before);
+    assert_true(before.readable);
+    assert_memory_equal(before.limits, ours.limits, sizeof ours.limits);
+    free(text);
+}
+
 static void launches_killed_after_one_commit_each_do_not_fill_the_disk(void **state) {
     (void)state;
     Owner owner;
@@ -341,6 +428,9 @@ int main(void) {
         TEST(pruning_keeps_the_newest_of_its_own),
         TEST(pruning_never_deletes_the_newest_valid_or_what_was_rejected),
         TEST(older_generations_go_only_after_two_commits),
+        TEST(a_zombie_of_any_generation_stays_limited_after_its_successors_record_went),
+        TEST(a_rollback_makes_the_limits_before_it_needless),
+        TEST(a_thousand_launches_leave_one_record_of_bounded_size),
         TEST(launches_killed_after_one_commit_each_do_not_fill_the_disk),
         TEST(older_generations_stay_while_nothing_of_ones_own_is_valid),
         TEST(a_zombie_deletes_nothing),
