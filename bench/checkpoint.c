@@ -279,7 +279,7 @@ static void measure_size(int64_t parameters, int rounds, json_t *results) {
     size_t bytes = 0;
     make_state(parameters);
     fill_state();
-    const SaverOptions options = {.keep_last = KEEP_ALL, .max_failures = 1};
+    const SaverOptions options = {.max_failures = 1, .keep.keep_last = KEEP_ALL};
     stop_unless(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, &options,
                            &saver));
     for (int kind = 0; kind < ARENA_COUNT; kind++)

@@ -155,6 +155,8 @@ Status catalog_open_at(int directory, Catalog *out) {
         char mark[CATALOG_NAME + 16];
         snprintf(mark, sizeof mark, "%s.rejected", items[i].name);
         items[i].marked = listing_has(&listing, mark);
+        snprintf(mark, sizeof mark, "%s.pinned", items[i].name);
+        items[i].pinned = listing_has(&listing, mark);
         judge(directory, &items[i], records, record_count);
     }
     out->newest_generation = listing_newest_owner(&listing);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "src/checkpoint/checkpoint.h"
+#include "src/core/config.h"
 
 enum { CATALOG_NAME = 64 };
 
@@ -23,6 +24,7 @@ typedef struct {
     Status code; /* of the check that rejected it; STATUS_USAGE: a format newer than ours */
     char reason[256];
     bool marked;     /* NAME.rejected stands beside it: an earlier restore passed over it */
+    bool pinned;     /* NAME.pinned stands beside it: retention leaves it alone */
     UserBlock block; /* when not rejected */
 } CatalogItem;
 
@@ -115,11 +117,39 @@ Status owner_check(const Owner *owner);
  * forked child it only closes: the parent stays the owner. NULL-safe, idempotent. */
 void owner_release(Owner *owner);
 
-/* ---- retention: after a commit. Keeps the newest `keep_last` of the own generation; deletes only
- * names of its own, and of older generations all after two commits of its own (`commits`), before that
- * what lies beyond their newest `keep_last`.
+/* ---- retention */
+
+/* What stays besides what is pinned, marked or rejected. */
+typedef struct {
+    int keep_last;      /* the newest so many; at least 1 */
+    int64_t keep_every; /* steps that are multiples of it, for ever; 0: none */
+    char best_metric
+        [16]; /* the one with the best value of this metric of its own state; empty: none */
+    bool best_is_least;
+} Retention;
+
+/* What the keys under checkpoint mean. */
+Retention catalog_retention(const Config *config);
+
+/* For `commits`: of an owner who trains nothing and only tidies up. All generations count together. */
+enum { RETENTION_ALONE = -1 };
+
+/* Chooses what goes from the point of view of the owner of `generation` (0: of a new one, who goes on from
+ * the newest valid file): goes[i] for each item, and of those that stay, why[i] ("best accuracy").
+ * Memory: goes and why are the caller's, catalog->count each */
+void catalog_choose(const Catalog *catalog, int64_t generation, const Retention *retention,
+                    int commits, bool *goes, const char **why);
+
+/* After a commit: keeps the newest `keep_last` of the own generation; deletes only names of its own, and of
+ * older generations all after two commits of its own (`commits`), before that what lies beyond their newest
+ * `keep_last`; of several names for one state all but the newest.
  * Ranks: local; rank 0. Errors: STATUS_IO (reported, never fatal) */
-Status catalog_prune(const Owner *owner, int keep_last, int commits);
+Status catalog_prune(const Owner *owner, const Retention *retention, int commits);
+
+/* Puts NAME.pinned beside a checkpoint, or takes it away. Anybody may, at any time.
+ * Errors: STATUS_IO; STATUS_USAGE when it is no checkpoint's name, or the file is not there (any more) */
+Status catalog_pin(int directory, const char *name);
+Status catalog_unpin(int directory, const char *name);
 
 /* Writes NAME.rejected with the reason beside a checkpoint that a restore passed over: for people,
  * and so that retention leaves the file alone. Only the owner calls it. Failing is harmless. */

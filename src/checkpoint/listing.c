@@ -34,6 +34,8 @@ void listing_tell(const char *name, Listed *out) {
         snprintf(longer, sizeof longer, "%s.rejected", again);
         if (strcmp(name, again) == 0) out->kind = LISTED_CHECKPOINT;
         if (strcmp(name, longer) == 0) out->kind = LISTED_MARK;
+        snprintf(longer, sizeof longer, "%s.pinned", again);
+        if (strcmp(name, longer) == 0) out->kind = LISTED_PIN;
     } else if (sscanf(name, "owner.g%lld", &generation) == 1) {
         owner_name(generation, "", again);
         if (strcmp(name, again) == 0) out->kind = LISTED_OWNER;

@@ -9,6 +9,7 @@ typedef enum {
     LISTED_OTHER,
     LISTED_CHECKPOINT, /* g0003-step-000000001200.h5 */
     LISTED_MARK, /* g0003-step-000000001200.h5.rejected: why it was passed over, for people */
+    LISTED_PIN,       /* g0003-step-000000001200.h5.pinned: retention leaves it alone */
     LISTED_OWNER,     /* owner.g0003 */
     LISTED_BEAT,      /* owner.g0003.beat: changes while the owner lives */
     LISTED_END,       /* owner.g0003.end: the owner has left */

@@ -233,7 +233,7 @@ static Status write_one(Saver *saver, const UserBlock *what, SaverEvent *event) 
     TRY(written);
     event->bytes = block.bytes;
     event->state_digest = block.state_digest;
-    Status pruned = catalog_prune(owner, saver->options.keep_last, saver->commits);
+    Status pruned = catalog_prune(owner, &saver->options.keep, saver->commits);
     if (pruned == STATUS_LOST_OWNER) return pruned;
     if (pruned != STATUS_OK)
         LOG_W("old checkpoints are still there: %s (%s)", status_failure()->what,

@@ -28,7 +28,8 @@ typedef struct {
 
 typedef struct {
     int level; /* of packing; 0: none */
-    int keep_last, max_failures;
+    int max_failures;
+    Retention keep;
 } SaverOptions;
 
 /* Plans the file and checks that there is room for two more of it (a warning otherwise).

@@ -84,6 +84,7 @@ static json_t *item_json(const CatalogItem *item) {
             : block_json(item->name, &item->block);
     json_object_set_new(json, "verdict", json_string(verdict_name(item->verdict)));
     json_object_set_new(json, "reason", json_string(item->reason));
+    json_object_set_new(json, "pinned", json_boolean(item->pinned));
     /* the name's, where a kept file's own block says an older one */
     json_object_set_new(json, "generation", json_integer(item->generation));
     return json;
@@ -98,10 +99,11 @@ static void print_item(const CatalogItem *item) {
         metrics_for_people(block->metrics, metrics, sizeof metrics);
         digest_print(block->state_digest, digest);
     }
-    printf("%-28s %10lld %6lld %10s %6s  %-10s  %-12.12s  %s%s%s\n", item->name,
+    printf("%-28s %10lld %6lld %10s %6s  %-10s  %-12.12s  %s%s%s%s\n", item->name,
            (long long)item->step, (long long)block->epoch, size, ratio,
            verdict_name(item->verdict), digest, metrics,
-           metrics[0] != '\0' && item->reason[0] != '\0' ? "; " : "", item->reason);
+           metrics[0] != '\0' && item->reason[0] != '\0' ? "; " : "", item->reason,
+           item->pinned ? "; pinned" : "");
 }
 
 static Status list(const CheckpointsArguments *arguments) {
@@ -326,6 +328,20 @@ static const struct {
      "there is none), or a directory that itself holds the files. Credentials and region "
      "come\n"
      "from AWS_… variables or ~/.aws/credentials, other stores from AWS_ENDPOINT_URL.\n"},
+    {"pin", 1, CHECKPOINTS_PATHS,
+     "usage: rekindle checkpoints pin FILE...\n\n"
+     "Retention leaves pinned checkpoints alone: NAME.pinned stands beside each. At any "
+     "time.\n"},
+    {"unpin", 1, CHECKPOINTS_PATHS,
+     "usage: rekindle checkpoints unpin FILE...\n\n"
+     "Takes the pin away; the next save of the run may then delete the file.\n"},
+    {"prune", 1, 1,
+     "usage: rekindle checkpoints prune DIR [--dry-run] [--json]\n\n"
+     "Deletes what the run's config.yaml (checkpoint.keep_last, keep_every, keep_best) "
+     "does not\n"
+     "keep, and what killed launches left unfinished. Only while no launch owns the "
+     "directory.\n"
+     "--dry-run only tells what would go, and why the others stay.\n"},
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
@@ -335,6 +351,8 @@ static const char help[] =
     "       rekindle checkpoints verify FILE...|DIR whether every byte is right\n"
     "       rekindle checkpoints diff A B           whether two hold the same state\n"
     "       rekindle checkpoints copy FROM TO       to an object store, or from it\n"
+    "       rekindle checkpoints pin|unpin FILE...  what retention leaves alone\n"
+    "       rekindle checkpoints prune DIR          deletes what the run does not keep\n"
     "FILE and DIR may be s3://BUCKET/PREFIX[/NAME.h5]. Each takes --json, and --help.\n";
 
 static Status parse(int argc, char **argv, int part, CheckpointsArguments *out) {
@@ -342,6 +360,9 @@ static Status parse(int argc, char **argv, int part, CheckpointsArguments *out) 
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0)
             out->json = true;
+        else if (strcmp(argv[i], "--dry-run") == 0 &&
+                 strcmp(parts[part].name, "prune") == 0)
+            out->dry_run = true;
         else if (argv[i][0] == '-')
             return FAIL(STATUS_USAGE, "--help tells which there are", "no option %s of %s",
                         argv[i], parts[part].name);
@@ -381,7 +402,8 @@ int checkpoints_main(int argc, char **argv) {
         return status_exit_code(STATUS_USAGE);
     }
     if (part == PARTS)
-        return finish(FAIL(STATUS_USAGE, "use ls, show, verify, diff or copy",
+        return finish(FAIL(STATUS_USAGE,
+                           "use ls, show, verify, diff, copy, pin, unpin or prune",
                            "rekindle checkpoints has no part \"%s\"", argv[0]),
                       0);
     CheckpointsArguments arguments;
@@ -399,6 +421,12 @@ int checkpoints_main(int argc, char **argv) {
     case 'c':
         status = checkpoints_copy(&arguments, &found);
         return finish(status, found ? status_exit_code(STATUS_NO_CHECKPOINT) : 0);
+    case 'u':
+        return finish(checkpoints_unpin(&arguments), 0);
+    case 'p':
+        return finish(strcmp(parts[part].name, "pin") == 0 ? checkpoints_pin(&arguments)
+                                                           : checkpoints_prune(&arguments),
+                      0);
     default:
         status = checkpoints_diff(&arguments, &found);
         return finish(status, found ? 1 : 0);

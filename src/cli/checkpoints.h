@@ -12,7 +12,7 @@ enum { CHECKPOINTS_PATHS = 64 };
 typedef struct {
     const char *paths[CHECKPOINTS_PATHS];
     int count;
-    bool json;
+    bool json, dry_run;
 } CheckpointsArguments;
 
 /* One checkpoint file that an argument means: itself, or the newest valid one of a run directory. */
@@ -50,3 +50,8 @@ Status checkpoints_copy(const CheckpointsArguments *arguments, bool *missed);
 
 /* Compares two checkpoints entry by entry. *differ tells the exit code. */
 Status checkpoints_diff(const CheckpointsArguments *arguments, bool *differ);
+
+/* What retention leaves alone, and deleting what it would. */
+Status checkpoints_pin(const CheckpointsArguments *arguments);
+Status checkpoints_unpin(const CheckpointsArguments *arguments);
+Status checkpoints_prune(const CheckpointsArguments *arguments);

@@ -70,6 +70,11 @@ typedef struct {
         int64_t every_steps; /* 0: none in between */
         bool every_epoch;
         int64_t keep_last, max_failures;
+        int64_t keep_every; /* 0: none */
+        struct {
+            char metric[16]; /* none | accuracy | loss */
+            char mode[8];    /* auto | max | min */
+        } keep_best;
         char compression[16];     /* none | zlib:1 … zlib:9 */
         char mirror[CONFIG_TEXT]; /* s3://bucket/prefix; empty: none */
         double mirror_patience;   /* seconds */

@@ -20,6 +20,8 @@ static const char *const schedules[] = {"constant",   "step",   "multistep", "ex
 static const char *const compressions[] = {"none",   "zlib:1", "zlib:2", "zlib:3",
                                            "zlib:4", "zlib:5", "zlib:6", "zlib:7",
                                            "zlib:8", "zlib:9", NULL};
+static const char *const metrics[] = {"none", "accuracy", "loss", NULL};
+static const char *const modes[] = {"auto", "max", "min", NULL};
 static const char *const progresses[] = {"auto", "live", "plain", "none", NULL};
 
 #define WHERE(field) offsetof(Config, field), sizeof(((Config *)0)->field)
@@ -87,6 +89,9 @@ static const ConfigKey keys[] = {
     {"checkpoint.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.every_steps), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "save each so many steps; 0: not by steps"},
     {"checkpoint.every_epoch", KEY_TRUTH, SCOPE_FREE, WHERE(checkpoint.every_epoch), NO_RANGE, "true", NULL, "save at each epoch's end"},
     {"checkpoint.keep_last", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.keep_last), 1, 1e6, RANGE_CLOSED, "3", NULL, "newest checkpoints that stay"},
+    {"checkpoint.keep_every", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.keep_every), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "checkpoints of steps that are multiples of it stay for ever; 0: none"},
+    {"checkpoint.keep_best.metric", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.keep_best.metric), NO_RANGE, "none", metrics, "the checkpoint with the best value of it stays"},
+    {"checkpoint.keep_best.mode", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.keep_best.mode), NO_RANGE, "auto", modes, "what best means; auto: the least loss, the highest accuracy"},
     {"checkpoint.max_failures", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.max_failures), 1, 1e6, RANGE_CLOSED, "3", NULL, "failed saves in a row that end the run"},
     {"checkpoint.compression", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.compression), NO_RANGE, "none", compressions, "of the saved values; 1 to 3 are fast, those behind them save little more"},
     {"checkpoint.mirror", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.mirror), NO_RANGE, "", NULL, "s3://BUCKET/PREFIX that gets each new checkpoint, behind the training, and from which an empty run.dir is filled"},
@@ -154,8 +159,9 @@ static const char *leaf(const char *name) {
 
 const char *config_table_nearest(const char *name) {
     static const char *const sections[] = {
-        "run",        "model", "data", "data.train",      "optimizer", "schedule",
-        "checkpoint", "train", "log",  "data.validation", "fault"};
+        "run",       "model",           "data",       "data.train",
+        "optimizer", "schedule",        "checkpoint", "train",
+        "log",       "data.validation", "fault",      "checkpoint.keep_best"};
     enum { SECTION_COUNT = sizeof sections / sizeof *sections };
     if (strlen(name) > NAME_LIMIT) return NULL;
     const char *nearest = NULL;

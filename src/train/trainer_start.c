@@ -190,8 +190,8 @@ Status trainer_start(Trainer *self) {
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
     SaverOptions options = {.level = checkpoint_level(config->checkpoint.compression),
-                            .keep_last = (int)config->checkpoint.keep_last,
-                            .max_failures = (int)config->checkpoint.max_failures};
+                            .max_failures = (int)config->checkpoint.max_failures,
+                            .keep = catalog_retention(config)};
     TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
                    base->state, &self->text, &options, &self->saver));
     TRY(trainer_agree(self, open_mirror(self)));

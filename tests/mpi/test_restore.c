@@ -274,7 +274,7 @@ static void open_saver(int keep_last, int max_failures) {
         if (state->arenas[i].bytes > 0)
             memcpy(state->arenas[i].data, filled->arenas[i].data, state->arenas[i].bytes);
     state_destroy(filled);
-    SaverOptions options = {.keep_last = keep_last, .max_failures = max_failures};
+    SaverOptions options = {.max_failures = max_failures, .keep.keep_last = keep_last};
     assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &saved_text,
                          &options, &saver));
 }

@@ -4,6 +4,7 @@
 #include "tests/support/run_directory.h"
 
 #include "src/checkpoint/owner.h"
+#include "src/checkpoint/userblock.h"
 
 #include <errno.h>
 
@@ -189,15 +190,19 @@ static void a_damaged_owner_record_hides_nothing(void **state) {
 
 /* ---- retention */
 
+static Status prune(const Owner *owner, int keep_last, int commits) {
+    return catalog_prune(owner, &(Retention){.keep_last = keep_last}, commits);
+}
+
 static void pruning_keeps_the_newest_of_its_own(void **state) {
     (void)state;
     Owner owner;
     launch(&FRESH, &owner);
     for (int step = 100; step <= 500; step += 100)
         write_stepped(&run, 1, step);
-    assert_ok(catalog_prune(&owner, 2, 5));
+    assert_ok(prune(&owner, 2, 5));
     assert_string_equal(listed(), "1:500 valid, 1:400 valid");
-    assert_ok(catalog_prune(&owner, 0, 6)); /* zero never means none */
+    assert_ok(prune(&owner, 0, 6)); /* zero never means none */
     assert_string_equal(listed(), "1:500 valid");
     owner_release(&owner);
 }
@@ -212,11 +217,11 @@ static void pruning_never_deletes_the_newest_valid_or_what_was_rejected(void **s
     flip_bit(&run, 1, 300, 50);
     flip_bit(&run, 1, 100, 50);
     write_stepped(&run, 1, 50);
-    assert_ok(catalog_prune(&owner, 1, 4));
+    assert_ok(prune(&owner, 1, 4));
     assert_string_equal(listed(),
                         "1:400 rejected, 1:300 rejected, 1:200 valid, 1:100 rejected");
     flip_bit(&run, 1, 200, 50);
-    assert_ok(catalog_prune(&owner, 1, 5));
+    assert_ok(prune(&owner, 1, 5));
     assert_string_equal(listed(),
                         "1:400 rejected, 1:300 rejected, 1:200 rejected, 1:100 rejected");
     owner_release(&owner);
@@ -231,12 +236,12 @@ static void older_generations_go_only_after_two_commits(void **state) {
     owner_release(&owner);
     OwnerClaim claim = claim_of(1, 200, digest);
     launch(&claim, &owner);
-    assert_ok(catalog_prune(&owner, 3, 0));
+    assert_ok(prune(&owner, 3, 0));
     write_stepped(&run, 2, 300);
-    assert_ok(catalog_prune(&owner, 3, 1));
-    assert_string_equal(listed(), "2:300 valid, 2:200 valid, 1:200 valid, 1:100 valid");
+    assert_ok(prune(&owner, 3, 1));
+    assert_string_equal(listed(), "2:300 valid, 2:200 valid, 1:100 valid");
     write_stepped(&run, 2, 400);
-    assert_ok(catalog_prune(&owner, 3, 2));
+    assert_ok(prune(&owner, 3, 2));
     assert_string_equal(listed(), "2:400 valid, 2:300 valid, 2:200 valid");
     assert_int_not_equal(faccessat(run.directory, "owner.g0001", F_OK, 0), 0);
     assert_int_equal(faccessat(run.directory, "owner.g0002", F_OK, 0), 0);
@@ -258,7 +263,7 @@ a_zombie_of_any_generation_stays_limited_after_its_successors_record_went(void *
         digest = write_stepped(&run, generation, 100 * (generation + 1));
         if (generation < 3) owner_release(&owner);
     }
-    assert_ok(catalog_prune(&owner, 3, 2));
+    assert_ok(prune(&owner, 3, 2));
     assert_string_equal(listed(), "3:400 valid, 3:350 valid, 3:300 valid");
     assert_int_not_equal(faccessat(run.directory, "owner.g0001", F_OK, 0), 0);
     assert_int_not_equal(faccessat(run.directory, "owner.g0002", F_OK, 0), 0);
@@ -339,10 +344,10 @@ static void launches_killed_after_one_commit_each_do_not_fill_the_disk(void **st
             claim = claim_of(generation - 1, 100 * (generation - 1), digest);
         launch(&claim, &owner);
         digest = write_stepped(&run, generation, 100 * generation);
-        assert_ok(catalog_prune(&owner, 2, 1));
+        assert_ok(prune(&owner, 2, 1));
         owner_release(&owner);
     }
-    assert_string_equal(listed(), "6:600 valid, 6:500 valid, 5:500 valid, 5:400 valid");
+    assert_string_equal(listed(), "6:600 valid, 6:500 valid, 5:400 valid, 4:300 valid");
 }
 
 static void older_generations_stay_while_nothing_of_ones_own_is_valid(void **state) {
@@ -357,9 +362,130 @@ static void older_generations_stay_while_nothing_of_ones_own_is_valid(void **sta
     write_stepped(&run, 2, 300);
     flip_bit(&run, 2, 300, 50);
     assert_int_equal(unlinkat(run.directory, "g0002-step-000000000200.h5", 0), 0);
-    assert_ok(catalog_prune(&owner, 3, 9));
+    assert_ok(prune(&owner, 3, 9));
     assert_string_equal(listed(), "2:300 rejected, 1:200 valid, 1:100 valid");
     owner_release(&owner);
+}
+
+/* Writes a checkpoint that was evaluated at `evaluated`. */
+static void write_evaluated(int64_t generation, int64_t step, int64_t evaluated,
+                            double accuracy, double loss) {
+    char name[CATALOG_NAME], metrics[128];
+    snprintf(metrics, sizeof metrics,
+             "{\"evaluated_step\":%lld,\"loss\":%.9g,\"accuracy\":%.9g}",
+             (long long)evaluated, loss, accuracy);
+    write_stepped(&run, generation, step);
+    catalog_name(generation, step, name);
+    UserBlock block;
+    char text[CHECKPOINT_USER_BLOCK];
+    assert_ok(checkpoint_read_user_block(run.directory, name, &block));
+    strcpy(block.metrics, metrics);
+    assert_ok(userblock_encode(&block, text));
+    int fd = openat(run.directory, name, O_WRONLY);
+    assert_int_equal(file_write_at(fd, text, sizeof text, 0), 0);
+    close(fd);
+}
+
+static void the_best_checkpoint_stays_of_whatever_generation(void **state) {
+    (void)state;
+    Owner owner;
+    Retention best = {.keep_last = 1, .best_metric = "accuracy"};
+    launch(&FRESH, &owner);
+    write_evaluated(1, 100, 100, 0.5, 2.0);
+    write_evaluated(1, 200, 200, 0.8, 1.5);
+    write_evaluated(1, 300, 200, 0.9,
+                    0.1); /* of an earlier state: says nothing of this one */
+    write_evaluated(1, 400, 400, 0.8, 1.0); /* no better than 200 */
+    Digest digest = write_stepped(&run, 1, 500);
+    assert_ok(catalog_prune(&owner, &best, 5));
+    assert_string_equal(listed(), "1:500 valid, 1:200 valid");
+    owner_release(&owner);
+    OwnerClaim claim = claim_of(1, 500, digest);
+    launch(&claim, &owner);
+    write_evaluated(2, 600, 600, 0.7, 0.9);
+    write_evaluated(2, 700, 700, 0.6, 0.8);
+    assert_ok(catalog_prune(&owner, &best, 2));
+    assert_string_equal(listed(), "2:700 valid, 1:200 valid");
+    strcpy(best.best_metric, "loss");
+    best.best_is_least = true;
+    write_evaluated(2, 800, 800, 0.6, 0.85);
+    assert_ok(catalog_prune(&owner, &best, 3));
+    assert_string_equal(listed(), "2:800 valid, 2:700 valid");
+    owner_release(&owner);
+}
+
+static void a_superseded_best_is_nobodys(void **state) {
+    (void)state;
+    Owner owner;
+    const Retention best = {.keep_last = 1, .best_metric = "accuracy", .keep_every = 300};
+    launch(&FRESH, &owner);
+    write_evaluated(1, 100, 100, 0.5, 2.0);
+    Digest digest = write_stepped(&run, 1, 200);
+    write_evaluated(1, 300, 300, 0.99, 0.1);
+    owner_release(&owner);
+    OwnerClaim claim = claim_of(1, 200, digest); /* the run went another way from there */
+    launch(&claim, &owner);
+    write_evaluated(2, 250, 250, 0.4, 3.0);
+    write_evaluated(2, 260, 260, 0.4, 3.0);
+    assert_ok(catalog_prune(&owner, &best, 2));
+    assert_string_equal(listed(), "2:260 valid, 1:100 valid");
+    owner_release(&owner);
+}
+
+static void each_so_many_steps_one_stays_for_ever(void **state) {
+    (void)state;
+    Owner owner;
+    const Retention every = {.keep_last = 2, .keep_every = 200};
+    launch(&FRESH, &owner);
+    Digest digest = {0, 0};
+    for (int step = 100; step <= 600; step += 100)
+        digest = write_stepped(&run, 1, step);
+    assert_ok(catalog_prune(&owner, &every, 6));
+    assert_string_equal(listed(), "1:600 valid, 1:500 valid, 1:400 valid, 1:200 valid");
+    owner_release(&owner);
+    OwnerClaim claim = claim_of(1, 600, digest);
+    launch(&claim, &owner);
+    write_stepped(&run, 2, 700);
+    write_stepped(&run, 2, 800);
+    assert_ok(catalog_prune(&owner, &every, 2));
+    /* 600 under its newest name only */
+    assert_string_equal(listed(), "2:800 valid, 2:700 valid, 2:600 valid, 1:400 valid, "
+                                  "1:200 valid");
+    owner_release(&owner);
+}
+
+static void pinned_files_stay_until_they_are_unpinned(void **state) {
+    (void)state;
+    Owner owner;
+    launch(&FRESH, &owner);
+    for (int step = 100; step <= 400; step += 100)
+        write_stepped(&run, 1, step);
+    assert_ok(catalog_pin(run.directory, "g0001-step-000000000200.h5"));
+    assert_ok(catalog_pin(run.directory, "g0001-step-000000000200.h5"));
+    assert_ok(prune(&owner, 1, 4));
+    assert_string_equal(listed(), "1:400 valid, 1:200 valid");
+    owner_release(&owner);
+    launch(&FRESH, &owner); /* which sets all of it aside */
+    write_stepped(&run, 2, 10);
+    write_stepped(&run, 2, 20);
+    assert_ok(prune(&owner, 1, 2));
+    assert_string_equal(listed(), "2:20 valid, 1:200 superseded");
+    assert_ok(catalog_unpin(run.directory, "g0001-step-000000000200.h5"));
+    assert_ok(catalog_unpin(run.directory, "g0001-step-000000000200.h5"));
+    assert_ok(prune(&owner, 1, 3));
+    assert_string_equal(listed(), "2:20 valid");
+    owner_release(&owner);
+}
+
+static void only_a_checkpoint_that_is_there_can_be_pinned(void **state) {
+    (void)state;
+    write_stepped(&run, 1, 100);
+    assert_fails(catalog_pin(run.directory, "g0001-step-000000000200.h5"), STATUS_USAGE,
+                 "not there");
+    assert_fails(catalog_pin(run.directory, "owner.g0001"), STATUS_USAGE, "not the name");
+    assert_fails(catalog_unpin(run.directory, "../x.h5"), STATUS_USAGE, "not the name");
+    assert_int_not_equal(
+        faccessat(run.directory, "g0001-step-000000000200.h5.pinned", F_OK, 0), 0);
 }
 
 static void a_zombie_deletes_nothing(void **state) {
@@ -371,7 +497,7 @@ static void a_zombie_deletes_nothing(void **state) {
     assert_int_equal(setenv("REKINDLE_OWNER_DEAD", "1", 1), 0);
     launch(&FRESH, &successor);
     unsetenv("REKINDLE_OWNER_DEAD");
-    assert_fails(catalog_prune(&zombie, 1, 9), STATUS_LOST_OWNER, "launch 2");
+    assert_fails(prune(&zombie, 1, 9), STATUS_LOST_OWNER, "launch 2");
     assert_true(has_checkpoint(&run, 1, 100) && has_checkpoint(&run, 1, 200));
     owner_release(&zombie);
     owner_release(&successor);
@@ -385,7 +511,7 @@ static void marked_files_outlive_retention(void **state) {
         write_stepped(&run, 1, step);
     catalog_mark_rejected(&owner, "g0001-step-000000000100.h5", "segment 0 is damaged");
     catalog_mark_rejected(&owner, "g0001-step-000000000300.h5", "segment 0 is damaged");
-    assert_ok(catalog_prune(&owner, 1, 3));
+    assert_ok(prune(&owner, 1, 3));
     /* the marked newest is no reason to give up the newest good one */
     assert_string_equal(listed(), "1:300 valid, 1:200 valid, 1:100 valid");
     owner_release(&owner);
@@ -433,6 +559,11 @@ int main(void) {
         TEST(a_thousand_launches_leave_one_record_of_bounded_size),
         TEST(launches_killed_after_one_commit_each_do_not_fill_the_disk),
         TEST(older_generations_stay_while_nothing_of_ones_own_is_valid),
+        TEST(the_best_checkpoint_stays_of_whatever_generation),
+        TEST(a_superseded_best_is_nobodys),
+        TEST(each_so_many_steps_one_stays_for_ever),
+        TEST(pinned_files_stay_until_they_are_unpinned),
+        TEST(only_a_checkpoint_that_is_there_can_be_pinned),
         TEST(a_zombie_deletes_nothing),
         TEST(marked_files_outlive_retention),
         TEST(the_sweep_removes_only_what_dead_launches_left_unfinished),

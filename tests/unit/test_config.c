@@ -247,6 +247,8 @@ static void wrong_values_are_refused_at_their_place(void **state) {
     REFUSED(DATA "model: {dropout: 1}\n", 2, 18, "model.dropout", "below 1");
     REFUSED(DATA "train: {label_smoothing: 1.0}\n", 2, 26, "train.label_smoothing");
     REFUSED(DATA "checkpoint: {keep_last: 0}\n", 2, 25, "checkpoint.keep_last");
+    REFUSED(DATA "checkpoint: {keep_every: -1}\n", 2, 26, "checkpoint.keep_every");
+    REFUSED(DATA "checkpoint: {keep_best: {metric: f1}}\n", 2, 34, "one of none, accuracy");
     REFUSED(DATA "checkpoint: {compression: gzip}\n", 2, 27, "one of none");
     REFUSED(DATA "checkpoint: {compression: zlib:10}\n", 2, 27, "one of none");
     REFUSED(DATA "device: gpu\n", 2, 9, "device", "auto, cpu, reference, cuda");
