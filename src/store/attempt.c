@@ -64,7 +64,9 @@ static const char *take_header(Answer *answer, const char *name, const char *val
         if (strlen(value) >= sizeof answer->tag) return "ETag is too long";
         strcpy(answer->tag, value);
     } else if (strcasecmp(name, "x-amz-bucket-region") == 0) {
-        snprintf(answer->region, sizeof answer->region, "%s", value);
+        /* it is printed */
+        if (strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(value))
+            snprintf(answer->region, sizeof answer->region, "%.63s", value);
     } else if (strcasecmp(name, "x-amz-server-side-encryption") == 0) {
         answer->keyed |= strncmp(value, "aws:kms", 7) == 0;
     } else if (strcasecmp(name, "x-amz-server-side-encryption-customer-algorithm") == 0) {
