@@ -1,7 +1,7 @@
 """The promise on a GPU: killed anywhere, finished on any number of ranks, the same bits; and a run moves between
 GPU and CPU without losing one. The same script runs on a real GPU and under the double:
 
-    story.py REKINDLE WORK_FOLDER [--ranks 1,2,3,4] [--gpus N] [--cases fp32,bf16,mlp,fast,moves,diverges]
+    story.py REKINDLE WORK_FOLDER [--ranks 1,2,3,4] [--gpus N] [--cases mlp,lenet,resnet20,fast,moves,diverges]
 
 --ranks: what to launch on; with one GPU more than one rank share it and exchange through the host. --gpus: how
 many devices the double pretends to have. Exit 77: there is no GPU."""
@@ -16,23 +16,30 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import rekindle  # noqa: E402
 
 SAMPLES = 212
+# Odd shapes, all layers, all precisions. 212 samples: an epoch's last batch is smaller, so there are other shapes,
+# other plans, another recording; shards and ranks' shares of them are uneven.
 NETS = {
-    "lenet": {"arch": "lenet", "classes": 4, "batch_norm": "true", "dropout": 0.25},
-    "mlp": {"arch": "mlp", "widths": "[196, 48, 4]", "classes": 4, "dropout": 0.1},
+    "mlp": {"model": {"arch": "mlp", "widths": "[196, 48, 24, 4]", "dropout": 0.25, "classes": 4},
+            "train": {"precision": "tf32", "batch": 37, "shards": 5, "epochs": 2},
+            "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": "true"}},
+    "lenet": {"model": {"arch": "lenet", "classes": 4, "batch_norm": "true", "dropout": 0.25},
+              "train": {"precision": "fp32", "batch": 32, "shards": 5, "epochs": 2},
+              "optimizer": {"kind": "adamw", "lr": 0.002, "weight_decay": 0.01, "clip_norm": 1.0}},
+    "resnet20": {"model": {"arch": "resnet20", "classes": 4},
+                 "train": {"precision": "bf16", "batch": 64, "shards": 4, "epochs": 3},
+                 "optimizer": {"kind": "adam", "lr": 0.002}},
 }
-# 7 steps an epoch; the last batch has 20 samples on 5 shards, the others 32: uneven shards, two shapes.
 SECTIONS = {
     "run": {"name": "story", "seed": 5},
     "device": "cuda",
     "data": {"augment": "[crop, flip]", "crop_padding": 2},
-    "train": {"epochs": 2, "batch": 32, "shards": 5},
-    "optimizer": {"kind": "adamw", "lr": 0.002, "weight_decay": 0.01, "clip_norm": 1.0},
     "schedule": {"kind": "cosine", "warmup_steps": 3},
     "checkpoint": {"every_steps": 3, "keep_last": 2},
     "log": {"every_steps": 1},
 }
-FAULTS = ["step:1,at:reduce", "step:9,at:gradient", "step:9,at:reduce", "step:9,at:optimizer", "step:7,at:evaluate",
-          "step:6,at:save", "step:12,at:after_commit"]
+# Where a rank dies; %d: the first evaluation's step. Each net takes a part of them.
+FAULTS = ["step:1,at:reduce", "step:8,at:gradient", "step:8,at:reduce", "step:8,at:optimizer", "step:%d,at:evaluate",
+          "step:6,at:save", "step:9,at:after_commit"]
 
 
 class Story:
@@ -49,11 +56,11 @@ class Story:
 
     def run_file(self, net, **more):
         sections = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in SECTIONS.items()}
-        for name, keys in more.items():
+        for name, keys in list(NETS[net].items()) + list(more.items()):
             sections.setdefault(name, {}).update(keys)
         folder = os.path.join(self.work, "files")
         os.makedirs(folder, exist_ok=True)
-        return rekindle.write_run_file(folder, self.data, model=NETS[net], **sections)
+        return rekindle.write_run_file(folder, self.data, **sections)
 
     def launch(self, ranks, run_file, name, sets=(), fault=None):
         return rekindle.train(self.program, ranks, run_file, os.path.join(self.work, name), sets, fault, self.extra)
@@ -68,23 +75,29 @@ class Story:
 
     # ---- what is claimed
 
-    def exact(self, net, precision):
-        """Every rank count gives one result, undisturbed and killed."""
-        run_file = self.run_file(net, train={"precision": precision})
-        first = None
+    def exact(self, net, faults):
+        """Every rank count gives one result, with the same losses on the way, undisturbed and killed."""
+        run_file, first, lines = self.run_file(net), None, None
+        batch = NETS[net]["train"]["batch"]
+        evaluation = (SAMPLES + batch - 1) // batch
         for ranks in self.ranks:
-            what = "%s, %s, %d ranks" % (net, precision, ranks)
+            what = "%s, %d ranks" % (net, ranks)
             digest = self.finished(what, self.launch(ranks, run_file, self.fresh("undisturbed")))
-            first = first or digest
-            self.tally.check(digest is not None and digest == first, what + ": other bits than on %d ranks" % self.ranks[0])
-        for number, fault in enumerate(FAULTS):
+            told = digest and rekindle.metrics(os.path.join(self.work, "undisturbed"))
+            first, lines = first or digest, lines or told
+            self.tally.check(digest is not None and digest == first, what + ": other bits than on %d" % self.ranks[0])
+            self.tally.check(told is not None and told == lines, what + ": other metrics than on %d" % self.ranks[0])
+        for number in faults:
+            fault = FAULTS[number] % evaluation if "%" in FAULTS[number] else FAULTS[number]
             ranks = self.ranks[number % len(self.ranks)]
             then = self.ranks[(number + 1) % len(self.ranks)]
-            what = "%s, %s, killed at %s on %d ranks, then %d" % (net, precision, fault, ranks, then)
+            what = "%s, killed at %s on %d ranks, then %d" % (net, fault, ranks, then)
             self.fresh("killed")
             ended = self.launch(ranks, run_file, "killed", fault="rank:%d,%s" % (ranks - 1, fault))
             self.tally.check("REKINDLE_FAULT fires" in ended.output and ended.code == 137, what + ": no kill", ended)
-            digest = self.finished(what, self.launch(then, run_file, "killed"))
+            ended = self.launch(then, run_file, "killed")
+            self.tally.check("restored g0001" in ended.output or "step:1," in fault, what + ": did not restore", ended)
+            digest = self.finished(what, ended)
             self.tally.check(digest is not None and digest == first, what + ": other bits")
 
     def fast(self):
@@ -105,7 +118,7 @@ class Story:
         for begins, goes_on in (("cuda", "cpu"), ("cpu", "cuda")):
             name = self.fresh("moves-" + begins)
             what = "%s to %s" % (begins, goes_on)
-            self.launch(self.ranks[0], run_file, name, ["device=" + begins], fault="rank:0,step:9,at:optimizer")
+            self.launch(self.ranks[0], run_file, name, ["device=" + begins], fault="rank:0,step:8,at:optimizer")
             ended = self.launch(self.ranks[-1], run_file, name, ["device=" + goes_on])
             digest = self.finished(what, ended)
             self.tally.check("device kind changes" in ended.output, what + ": the change is not said", ended)
@@ -121,7 +134,7 @@ class Story:
 
     def diverges(self):
         """A gradient that is not finite changes nothing and ends the run, without a checkpoint of it."""
-        run_file = self.run_file("mlp", optimizer={"kind": "sgd", "lr": "1.0e3", "momentum": 0.9, "clip_norm": 0},
+        run_file = self.run_file("mlp", optimizer={"kind": "sgd", "lr": "1.0e3", "weight_decay": 1.0},
                                  schedule={"kind": "constant"}, train={"epochs": 10})
         for ranks, every in ((self.ranks[0], 1), (self.ranks[-1], 4)):
             ended = self.launch(ranks, run_file, self.fresh("diverges"), ["checkpoint.every_steps=%d" % every])
@@ -141,14 +154,14 @@ def main():
     parser.add_argument("--cases", default="")
     arguments = parser.parse_args()
     story = Story(arguments)
-    probe = story.launch(1, story.run_file("mlp"), "probe", ["train.max_steps=1"])
+    probe = story.launch(1, story.run_file("mlp"), "probe", ["train.epochs=1"])
     if probe.code == 2 and "no CUDA device is visible" in probe.output:
         print(probe.output)
         return 77
     cases = {
-        "fp32": lambda: story.exact("lenet", "fp32"),
-        "bf16": lambda: story.exact("lenet", "bf16"),
-        "mlp": lambda: story.exact("mlp", "bf16"),
+        "mlp": lambda: story.exact("mlp", (0, 1, 2, 3, 4, 5, 6)),
+        "lenet": lambda: story.exact("lenet", (1, 2, 4)),
+        "resnet20": lambda: story.exact("resnet20", (2, 6)),
         "fast": story.fast,
         "moves": story.moves,
         "diverges": story.diverges,
