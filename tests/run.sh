@@ -23,9 +23,12 @@ cmake --preset "$preset" >/dev/null
 cmake --build "build/$preset"
 step "tests"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-if ctest --test-dir "build/$preset" --output-on-failure "$@"; then
-    printf '\nall tests passed\n'
-else
+if ! ctest --test-dir "build/$preset" --output-on-failure "$@"; then
     printf '\nsome tests FAILED: see above\n'
     exit 1
 fi
+if [[ $# = 0 ]]; then
+    step "lines of the GPU's code that ran under the double"
+    python3 tests/gpu_double/coverage.py "build/$preset"
+fi
+printf '\nall tests passed\n'

@@ -98,6 +98,17 @@ static inline Tensor any_shape(int index) {
     return tensor_2d(NULL, s[0], s[1]);
 }
 
+/* The shared workspace, every byte 0xff: what an operation leaves there must not matter. */
+static inline void scribble_workspace(Backend *backend) {
+    size_t bytes = cuda_of(backend)->workspace_bytes;
+    if (bytes == 0) return;
+    void *fill = malloc(bytes);
+    assert_non_null(fill);
+    memset(fill, 0xff, bytes);
+    assert_ok(backend->ops->copy_in(backend, cuda_of(backend)->workspace, fill, bytes));
+    free(fill);
+}
+
 /* ---- running: each test in each precision, on a device that is opened for it */
 
 static inline int cuda_ops_open(void **state) {
@@ -121,8 +132,9 @@ static inline int cuda_ops_close(void **state) {
 
 /* Exit code 77 (skipped) where there is no device. */
 static inline int cuda_ops_main(const OpsTest *tests, size_t count) {
-    static Precision precisions[] = {PRECISION_FP32, PRECISION_BF16};
-    static const char *const names[] = {"cuda fp32", "cuda bf16"};
+    static Precision precisions[] = {PRECISION_FP32, PRECISION_TF32, PRECISION_BF16};
+    static const char *const names[] = {"cuda fp32", "cuda tf32", "cuda bf16"};
+    enum { PRECISIONS = sizeof precisions / sizeof *precisions };
     BackendOptions one = {.workers = 1, .patience_s = 60};
     Backend *probe;
     if (rekindle_cuda_open(&one, &probe) != STATUS_OK) {
@@ -136,7 +148,7 @@ static inline int cuda_ops_main(const OpsTest *tests, size_t count) {
     }
     int failed = 0;
     struct CMUnitTest *run = calloc(count, sizeof *run);
-    for (int p = 0; p < 2 && run != NULL; p++) {
+    for (int p = 0; p < PRECISIONS && run != NULL; p++) {
         for (size_t i = 0; i < count; i++)
             run[i] = (struct CMUnitTest){.name = tests[i].name,
                                          .test_func = tests[i].function,

@@ -2,12 +2,8 @@
  * a close that demands that nothing is left behind. */
 #pragma once
 
-#include "tests/ops/ops.h"
-
-#include "kernels/cuda/cuda.h"
+#include "tests/gpu_double/cuda_ops.h"
 #include "tests/gpu_double/double.h"
-
-Status rekindle_cuda_open(const BackendOptions *options, Backend **out);
 
 /* Sets or, with NULL, takes away one variable of the double, which then reads them anew. */
 static inline void double_set(const char *name, const char *value) {
@@ -29,15 +25,4 @@ static inline void device_close(Backend *backend) {
     ops_release_all(NULL);
     backend->ops->close(backend);
     assert_int_equal(double_leaks(), 0);
-}
-
-/* The shared workspace, every byte 0xff: what an operation leaves there must not matter. */
-static inline void scribble_workspace(Backend *backend) {
-    size_t bytes = cuda_of(backend)->workspace_bytes;
-    if (bytes == 0) return;
-    void *fill = malloc(bytes);
-    assert_non_null(fill);
-    memset(fill, 0xff, bytes);
-    assert_ok(backend->ops->copy_in(backend, cuda_of(backend)->workspace, fill, bytes));
-    free(fill);
 }

@@ -1,7 +1,7 @@
 /* Convolutions and linear layers of the CUDA device against the reference device, in each precision: what is
  * tested is what stands above the library (layouts, copies of weights, workspace, biases), so all inputs
  * are numbers that bf16 holds exactly and only the results' own rounding remains. */
-#include "tests/gpu_double/device.h"
+#include "tests/gpu_double/cuda_ops.h"
 
 /* Sums of up to 2,048 products of magnitude one in float, in the plan's order, against a double sum: a few
  * hundred times 2^-24 of the largest. */
@@ -10,18 +10,6 @@ static const double SUMS = 1e-5;
 static const double HALF = 1.0 / 128;
 
 static const char *const precisions[] = {"fp32", "tf32", "bf16"};
-
-/* Uniform in [-1, 1), with 8 bits. */
-static float *short_random(int64_t count, uint32_t name) {
-    float *x = ops_random(count, name);
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bits &= 0xffff0000u;
-        memcpy(&x[i], &bits, sizeof bits);
-    }
-    return x;
-}
 
 static void assert_same(const char *test, int number, const char *output, Backend *backend,
                         const Tensor *got, const Tensor *want) {
@@ -289,39 +277,16 @@ static void a_layout_depends_on_rank_and_precision_alone(void **state) {
     assert_int_equal(rows.layout, half ? LAYOUT_ROWS_BF16 : LAYOUT_CANONICAL);
 }
 
-static const OpsTest tests[] = {
-    OPS_TEST(convolutions_agree_with_the_reference),
-    OPS_TEST(each_gradient_of_a_convolution_can_be_left_out),
-    OPS_TEST(what_lies_in_the_workspace_does_not_matter),
-    OPS_TEST(changed_filters_are_used_after_parameters_changed),
-    OPS_TEST(filters_of_released_memory_are_forgotten),
-    OPS_TEST(linear_layers_agree_with_the_reference),
-    OPS_TEST(each_gradient_of_a_linear_layer_can_be_left_out),
-    OPS_TEST(a_layout_depends_on_rank_and_precision_alone),
-};
-enum { TESTS = sizeof tests / sizeof *tests };
-
 int main(void) {
-    int failed = 0;
-    BackendOptions one = {.workers = 1};
-    if (backend_open("reference", &one, &ops_oracle) != STATUS_OK) return 1;
-    for (int precision = PRECISION_FP32; precision <= PRECISION_BF16; precision++) {
-        BackendOptions options = {.precision = (Precision)precision, .patience_s = 20.0};
-        Backend *backend;
-        if (rekindle_cuda_open(&options, &backend) != STATUS_OK) {
-            status_print(status_failure());
-            return 1;
-        }
-        struct CMUnitTest run[TESTS];
-        for (int i = 0; i < TESTS; i++)
-            run[i] = (struct CMUnitTest){.name = tests[i].name,
-                                         .test_func = tests[i].function,
-                                         .teardown_func = ops_release_all,
-                                         .initial_state = backend};
-        failed += _cmocka_run_group_tests(precisions[precision], run, TESTS, NULL, NULL);
-        backend->ops->close(backend);
-        failed += double_leaks();
-    }
-    ops_oracle->ops->close(ops_oracle);
-    return failed;
+    const OpsTest tests[] = {
+        OPS_TEST(convolutions_agree_with_the_reference),
+        OPS_TEST(each_gradient_of_a_convolution_can_be_left_out),
+        OPS_TEST(what_lies_in_the_workspace_does_not_matter),
+        OPS_TEST(changed_filters_are_used_after_parameters_changed),
+        OPS_TEST(filters_of_released_memory_are_forgotten),
+        OPS_TEST(linear_layers_agree_with_the_reference),
+        OPS_TEST(each_gradient_of_a_linear_layer_can_be_left_out),
+        OPS_TEST(a_layout_depends_on_rank_and_precision_alone),
+    };
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests);
 }
