@@ -239,22 +239,25 @@ failed:;
                 strerror(error));
 }
 
-/* Makes one directory whose parents exist and makes its name durable. 0, or -1 with errno. */
+/* Makes one directory whose parents exist and makes its name durable: also when it is there already, for
+ * who made it may have been killed before the sync. 0, or -1 with errno. */
 static int make_one(const char *path, const char *parent) {
-    if (mkdir(path, 0755) != 0) {
+    bool made = mkdir(path, 0755) == 0;
+    if (!made) {
         struct stat about;
         if (errno != EEXIST) return -1;
         if (stat(path, &about) != 0) return -1;
         errno = ENOTDIR;
-        return S_ISDIR(about.st_mode) ? 0 : -1;
+        if (!S_ISDIR(about.st_mode)) return -1;
     }
     int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return -1;
+    if (fd < 0) return made ? -1 : 0; /* not ours to read: then we did not make it */
     int synced = sync_directory(fd);
     int error = errno;
     close(fd);
     errno = error;
-    return synced;
+    /* of what was always there, only a real loss matters */
+    return made || error == EIO ? synced : 0;
 }
 
 Status file_make_directory(const char *path) {

@@ -46,7 +46,8 @@ Status file_read(int directory, const char *name, size_t limit, char **data, siz
 int file_write_at(int fd, const void *data, size_t size, long long offset);
 int file_read_at(int fd, void *data, size_t size, long long offset);
 
-/* Makes a directory and its parents (0755) and syncs the parents. Errors: STATUS_IO */
+/* Makes a directory and its parents (0755) and syncs the parents, also of those that are there already.
+ * Errors: STATUS_IO */
 Status file_make_directory(const char *path);
 
 /* What a user can do about an errno from a file operation. Never NULL. */
