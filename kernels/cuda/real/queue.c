@@ -141,7 +141,10 @@ Status vendor_capture_end(VendorQueue *queue, VendorGraph **out) {
         cudaGraphDestroy(captured);
         return no_memory();
     }
-    cudaError_t error = cudaGraphInstantiate(&graph->exec, captured, 0);
+    /* nodes keep the priority of the queue they were captured from; else all take the launching one's
+     * (driver_types.h, cudaGraphInstantiateFlagUseNodePriority), and what is urgent waits */
+    cudaError_t error = cudaGraphInstantiate(&graph->exec, captured,
+                                             cudaGraphInstantiateFlagUseNodePriority);
     cudaGraphDestroy(captured); /* the executable graph has its own copy */
     if (error != cudaSuccess) {
         free(graph);
