@@ -161,10 +161,12 @@ Status vendor_all_gather(VendorQueue *queue, VendorComm *comm, float *all,
                          const float *mine, int64_t count);
 Status vendor_all_reduce(VendorQueue *queue, VendorComm *comm, float *sum,
                          const float *mine,
-                         int64_t count);  /* in any order; may be in place */
-void vendor_comm_abort(VendorComm *comm); /* at once, whatever is under way; frees it */
-void vendor_comm_close(
-    VendorComm *comm); /* after its last exchange is done; NULL is allowed */
+                         int64_t count); /* in any order; may be in place */
+/* At once, whatever is under way, and frees it. Graphs that hold its exchanges may still be there, to be
+ * destroyed. */
+void vendor_comm_abort(VendorComm *comm);
+/* After its last exchange is done, and graphs that hold any are destroyed; NULL is allowed. */
+void vendor_comm_close(VendorComm *comm);
 
 #ifdef __cplusplus
 }

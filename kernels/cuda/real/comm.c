@@ -2,6 +2,8 @@
  * went, so that a rank that lost its peers is never stuck inside the library. */
 #include "kernels/cuda/real/real.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -123,22 +125,50 @@ Status vendor_all_reduce(VendorQueue *queue, VendorComm *comm, float *sum,
     return STATUS_OK;
 }
 
+/* ---- the end */
+
+static atomic_int aborting; /* communicators that are not yet gone */
+
+static void *abort_one(void *comm) {
+    if (real_use_device() == STATUS_OK) ncclCommAbort(comm);
+    atomic_fetch_sub(&aborting, 1);
+    return NULL;
+}
+
+/* In a thread of its own: also of a non-blocking communicator ncclCommAbort returns only when all is freed
+ * (ncclAsyncLaunch in NCCL's src/group.cc), and that waits until the last graph with an exchange of it is
+ * destroyed (commDestroySync in src/init.cc), which the caller can do only after this. */
 void vendor_comm_abort(VendorComm *comm) {
     if (comm == NULL) return;
     if (comm->grouped) ncclGroupEnd(); /* else the abort would wait for the group, too */
-    if (comm->comm != NULL && real_use_device() == STATUS_OK) ncclCommAbort(comm->comm);
+    pthread_t thread;
+    if (comm->comm != NULL) {
+        atomic_fetch_add(&aborting, 1);
+        if (pthread_create(&thread, NULL, abort_one, comm->comm) == 0)
+            pthread_detach(thread);
+        else
+            atomic_fetch_sub(&aborting, 1); /* it goes with the process */
+    }
     free(comm);
+}
+
+static void nap(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+void real_finish_aborts(void) {
+    for (int ms = 0; atomic_load(&aborting) > 0 && ms < CLOSE_WAIT_MS; ms++)
+        nap();
 }
 
 /* Waits for the peers to finish, too, but not for ever: one of them may be gone by now. */
 void vendor_comm_close(VendorComm *comm) {
     if (comm == NULL) return;
-    const struct timespec pause = {.tv_nsec = 1000000};
     bool ready = false;
     bool flushed = real_use_device() == STATUS_OK && accepted(ncclCommFinalize(comm->comm));
     for (int ms = 0; flushed && !ready && ms < CLOSE_WAIT_MS; ms++) {
         flushed = vendor_comm_poll(comm, &ready) == STATUS_OK;
-        if (flushed && !ready) nanosleep(&pause, NULL);
+        if (flushed && !ready) nap();
     }
     if (!ready) {
         vendor_comm_abort(comm);

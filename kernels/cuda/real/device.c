@@ -110,6 +110,7 @@ Status vendor_open(int index, VendorDevice *device) {
 }
 
 void vendor_close(void) {
+    real_finish_aborts();
     real_close_products();
     real_close_convolutions();
     opened.index = my_index = -1;

@@ -34,6 +34,9 @@ Status real_cublas_failed(cublasStatus_t error, const char *call);
 /* The libraries' handles, made when first needed. */
 void real_close_products(void);
 void real_close_convolutions(void);
+/* Waits for communicators that are being aborted, for a while: graphs that hold their exchanges are gone by
+ * now. */
+void real_finish_aborts(void);
 
 struct VendorQueue {
     cudaStream_t stream;
