@@ -76,17 +76,18 @@ static void apply_limit(CatalogItem *item, OwnerLimit limit) {
                  (long long)limit.step);
 }
 
-static void judge(int directory, CatalogItem *item, const OwnerRecord *records, int count) {
+static Status look_at(int directory, CatalogItem *item) {
     struct stat about;
-    if (fstatat(directory, item->name, &about, AT_SYMLINK_NOFOLLOW) != 0) {
-        reject(item, STATUS_IO, strerror(errno));
-        return;
-    }
-    if (!S_ISREG(about.st_mode)) {
-        reject(item, STATUS_CORRUPT, "not a regular file");
-        return;
-    }
-    Status read = checkpoint_read_user_block(directory, item->name, &item->block);
+    if (fstatat(directory, item->name, &about, AT_SYMLINK_NOFOLLOW) != 0)
+        return FAIL(STATUS_IO, file_fix_for(errno), "%s", strerror(errno));
+    if (!S_ISREG(about.st_mode)) return FAIL(STATUS_CORRUPT, NULL, "not a regular file");
+    return checkpoint_read_user_block(directory, item->name, &item->block);
+}
+
+static void judge(int directory, CatalogItem *item, const OwnerRecord *records, int count) {
+    Status read = look_at(directory, item);
+    if (read == STATUS_IO) /* perhaps the way was bad and not the file: once more */
+        read = look_at(directory, item);
     if (read != STATUS_OK) {
         reject(item, read, status_failure()->what);
         return;
@@ -137,11 +138,13 @@ Status catalog_open_at(int directory, Catalog *out) {
         return FAIL(STATUS_MEMORY, NULL, "no memory to list %d names", listing.count);
     }
     int record_count = 0;
+    bool starved = false; /* a record unread for want of memory may limit something */
     for (int i = 0; i < listing.count; i++) {
         const Listed *name = &listing.names[i];
         if (name->kind == LISTED_OWNER) {
             OwnerRecord *record = &records[record_count++];
             owner_read(directory, name->generation, record);
+            starved |= record->starved;
             note_fresh(record, out);
         } else if (name->kind == LISTED_CHECKPOINT) {
             CatalogItem *item = &items[out->count++];
@@ -149,6 +152,13 @@ Status catalog_open_at(int directory, Catalog *out) {
             item->generation = name->generation;
             item->step = name->step;
         }
+    }
+    if (starved) {
+        free(records);
+        free(items);
+        listing_free(&listing);
+        *out = (Catalog){.directory = -1};
+        return FAIL(STATUS_MEMORY, NULL, "no memory to read the owner records");
     }
     qsort(items, (size_t)out->count, sizeof *items, catalog_newest_first);
     for (int i = 0; i < out->count; i++) {

@@ -85,7 +85,8 @@ static Status keep_restored(const Owner *owner, const char *restored_path) {
     const char *from = elsewhere ? restored_path : owner->restored_from;
     char name[CATALOG_NAME];
     catalog_name(owner->generation, owner->restored_step, name);
-    if (linkat(from_directory, from, owner->directory, name, AT_SYMLINK_FOLLOW) != 0)
+    if (linkat(from_directory, from, owner->directory, name, AT_SYMLINK_FOLLOW) != 0 &&
+        !file_is_same(from_directory, from, owner->directory, name))
         return copy_file(from_directory, from, owner->directory, name);
     return file_sync_directory(owner->directory, name);
 }
@@ -176,15 +177,21 @@ static int by_generation(const void *a, const void *b) {
 }
 
 /* What every record that is there limits goes into ours, so that retention may delete them. */
-static void inherit_limits(const Owner *owner, Listing *listing, OwnerRecord *self) {
+static Status inherit_limits(const Owner *owner, const Listing *listing,
+                             OwnerRecord *self) {
     qsort(listing->names, (size_t)listing->count, sizeof *listing->names, by_generation);
     for (int i = 0; i < listing->count; i++) {
         OwnerRecord older;
         if (listing->names[i].kind != LISTED_OWNER) continue;
         owner_read(owner->directory, listing->names[i].generation, &older);
+        if (older.starved)
+            return FAIL(STATUS_MEMORY, NULL,
+                        "no memory to read the owner record of launch %lld",
+                        (long long)older.generation);
         if (older.readable) owner_inherit(self, &older);
     }
     owner_settle_limits(self);
+    return STATUS_OK;
 }
 
 /* Publishes the next generation's record. STATUS_EXISTS: another taker was faster. */
@@ -198,13 +205,18 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
         owner->generation = claim->above_generation + 1;
     OwnerRecord self;
     describe_launch(owner, claim, &self);
-    inherit_limits(owner, &listing, &self);
+    Status inherited = inherit_limits(owner, &listing, &self);
     listing_free(&listing);
+    TRY(inherited);
     if (newest > 0) {
         OwnerRecord live;
         char why[320];
         owner_read(owner->directory, newest, &live);
         if (owner_lives(owner->directory, &live, watch_s, why, sizeof why)) {
+            if (live.starved)
+                return FAIL(STATUS_MEMORY, NULL,
+                            "no memory to read the owner record of launch %lld",
+                            (long long)newest);
             if (!live.io_failed) return refuse(&live, owner->run_dir, why);
             return FAIL(STATUS_IO, "check the disk, then launch again",
                         "cannot tell whether launch %lld of %.400s lives: %s",

@@ -17,6 +17,7 @@ typedef struct {
     int64_t generation;
     bool readable;
     bool io_failed; /* not readable, but perhaps right: no byte of it was seen */
+    bool starved;   /* the same, for want of memory */
     char unreadable_why[200];
     char host[64];          /* for people */
     char boot_id[40];       /* which running kernel: decides what "this host" is */

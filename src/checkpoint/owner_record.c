@@ -6,6 +6,7 @@
 #include "src/core/clock.h"
 #include "src/core/config.h"
 #include "src/core/file.h"
+#include "src/core/json_reserve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,7 +83,7 @@ void owner_describe_self(OwnerRecord *out) {
 
 /* 32 hex digits over the record in one canonical form: what a flipped bit cannot pass. */
 static bool record_checksum(const json_t *record, char text[DIGEST_TEXT]) {
-    char *canonical = json_dumps(record, JSON_COMPACT | JSON_SORT_KEYS);
+    char *canonical = json_reserve_print(record, JSON_COMPACT | JSON_SORT_KEYS);
     if (canonical == NULL) return false;
     digest_print(digest_of(canonical, strlen(canonical)), text);
     free(canonical);
@@ -116,7 +117,7 @@ char *owner_format(const OwnerRecord *record) {
     char *out = NULL;
     if (text != NULL && record_checksum(text, checksum) &&
         json_object_set_new(text, "checksum", json_string(checksum)) == 0)
-        out = json_dumps(text, JSON_INDENT(2));
+        out = json_reserve_print(text, JSON_INDENT(2));
     json_decref(text);
     return out;
 }
@@ -140,13 +141,15 @@ static bool take_limits(const json_t *limits, OwnerRecord *out) {
     return true;
 }
 
+static const char NO_MEMORY[] = "there is no memory to read it";
+
 /* Fills a record from checked JSON; NULL, or what is wrong. */
 static const char *take_fields(json_t *text, OwnerRecord *out) {
     char expected[DIGEST_TEXT], found[DIGEST_TEXT];
     copy_text(found, sizeof found, text_of(text, "checksum"));
     json_object_del(text, "checksum");
-    if (!record_checksum(text, expected) || strcmp(found, expected) != 0)
-        return "its checksum is wrong";
+    if (!record_checksum(text, expected)) return NO_MEMORY;
+    if (strcmp(found, expected) != 0) return "its checksum is wrong";
     if (json_integer_value(json_object_get(text, "format")) != 1)
         return "its format is not 1";
     if (json_integer_value(json_object_get(text, "generation")) != out->generation)
@@ -178,7 +181,8 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out) {
     size_t size;
     owner_name(generation, "", name);
     if (file_read(directory, name, RECORD_LIMIT, &bytes, &size) != STATUS_OK) {
-        out->io_failed = status_failure()->code == STATUS_IO;
+        out->starved = status_failure()->code == STATUS_MEMORY;
+        out->io_failed = out->starved || status_failure()->code == STATUS_IO;
         snprintf(out->unreadable_why, sizeof out->unreadable_why, "%.199s",
                  status_failure()->what);
         return;
@@ -187,6 +191,7 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out) {
     json_t *text = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &error);
     free(bytes);
     const char *wrong = text == NULL ? error.text : take_fields(text, out);
+    if (wrong == NO_MEMORY) out->starved = out->io_failed = true;
     copy_text(out->unreadable_why, sizeof out->unreadable_why, wrong);
     out->readable = wrong == NULL;
     json_decref(text);

@@ -3,6 +3,7 @@
 #include "src/checkpoint/userblock.h"
 
 #include "src/core/file.h"
+#include "src/core/json_reserve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@ typedef struct {
     char *text;
     size_t length;
     bool lost;
+    bool starved; /* for want of memory */
 } Writer;
 
 static void append(Writer *writer, const char *piece) {
@@ -38,12 +40,13 @@ static void append(Writer *writer, const char *piece) {
 
 /* One line `"key": value,`; takes the value's reference. */
 static void put(Writer *writer, const char *key, json_t *value) {
-    char *dumped = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *dumped = json_reserve_print(value, JSON_ENCODE_ANY | JSON_COMPACT);
     append(writer, "  \"");
     append(writer, key);
     append(writer, "\": ");
     append(writer, dumped);
     append(writer, ",\n");
+    writer->starved |= dumped == NULL && value != NULL;
     free(dumped);
     json_decref(value);
 }
@@ -128,6 +131,7 @@ Status userblock_encode(const UserBlock *block, char text[CHECKPOINT_USER_BLOCK]
     append(&writer, CHECKSUM_KEY);
     size_t digits = writer.length;
     append(&writer, "00000000000000000000000000000000\"\n}\n");
+    if (writer.starved) return FAIL(STATUS_MEMORY, NULL, "no memory for a user block");
     if (writer.lost)
         return FAIL(STATUS_USAGE, "shorten run.note, run.author or the metrics",
                     "the user block would be longer than %d bytes", CHECKPOINT_USER_BLOCK);

@@ -59,10 +59,13 @@ static int print_help(const char *text) {
     return 0;
 }
 
-/* Every rank reads the configuration; the first that cannot speaks for all. */
+/* Every rank reads the configuration (NULL: there was no memory for it); the first that cannot speaks for
+ * all. */
 static Status read_config(Collective *collective, int argc, char **argv,
                           const char *command, RunArguments *arguments, Config *config) {
-    Status mine = run_arguments_parse(argc, argv, command, arguments);
+    Status mine = config != NULL
+                      ? run_arguments_parse(argc, argv, command, arguments)
+                      : FAIL(STATUS_MEMORY, NULL, "no memory for the configuration");
     if (mine == STATUS_OK)
         mine =
             config_load(arguments->run_file, arguments->sets, arguments->set_count, config);
@@ -100,7 +103,6 @@ static int launch(int argc, char **argv, const char *command) {
     bool train = strcmp(command, "train") == 0;
     RunArguments arguments;
     Config *config = calloc(1, sizeof *config);
-    if (config == NULL) abort();
     TrainOutcome outcome;
     Status status = read_config(collective, argc, argv, command, &arguments, config);
     if (status == STATUS_OK)

@@ -7,6 +7,7 @@
 #include "src/cli/process.h"
 #include "src/cli/verify_launch.h"
 #include "src/core/file.h"
+#include "src/core/json_reserve.h"
 #include "src/core/rng.h"
 
 #include <errno.h>
@@ -328,7 +329,7 @@ static json_t *verdict_object(const RunComparison *result) {
 }
 
 static void print_object(json_t *object) {
-    char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *text = json_reserve_print(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(object);
     if (text == NULL) abort();
     puts(text);

@@ -1,6 +1,8 @@
 /* What makes a run that run: its identity as JSON, and the refusal to resume as another one. */
 #include "src/core/config_table.h"
 
+#include "src/core/json_reserve.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +13,7 @@ static Status no_memory(void) {
 }
 
 static Status print(json_t *identity, char **out) {
-    char *text = json_dumps(identity, JSON_SORT_KEYS | JSON_INDENT(1));
+    char *text = json_reserve_print(identity, JSON_SORT_KEYS | JSON_INDENT(1));
     json_decref(identity);
     if (text == NULL) return no_memory();
     *out = text;

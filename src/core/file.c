@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,28 +91,53 @@ Status file_sync_directory(int directory, const char *name) {
                 strerror(errno));
 }
 
-static bool same_file(int directory, const char *a, const char *b) {
-    struct stat first, second;
-    return fstatat(directory, a, &first, AT_SYMLINK_NOFOLLOW) == 0 &&
-           fstatat(directory, b, &second, AT_SYMLINK_NOFOLLOW) == 0 &&
-           first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+typedef struct {
+    bool known;
+    dev_t device;
+    ino_t inode;
+} File;
+
+static File look_at(int directory, const char *name) {
+    struct stat about;
+    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) != 0)
+        return (File){.known = false};
+    return (File){true, about.st_dev, about.st_ino};
+}
+
+static bool same_file(File a, File b) {
+    return a.known && b.known && a.device == b.device && a.inode == b.inode;
+}
+
+bool file_is_same(int directory, const char *name, int other_directory, const char *other) {
+    return same_file(look_at(directory, name), look_at(other_directory, other));
+}
+
+/* Over a network file system a call can happen and still report an error (EEXIST, ENOENT, ESTALE …) when its
+ * first answer was lost and it was sent again: the inode under the new name tells. errno stays. */
+static int unless_happened(int directory, const char *name, File ours) {
+    int error = errno;
+    bool happened = same_file(look_at(directory, name), ours);
+    errno = error;
+    return happened ? 0 : -1;
 }
 
 /* Renames without replacing; 0, or -1 with errno and `temp` still in place. */
 static int rename_new(int directory, const char *temp, const char *name) {
+    File ours = look_at(directory, temp);
     if (renameat2(directory, temp, directory, name, RENAME_NOREPLACE) == 0) return 0;
-    if (errno != EINVAL) return -1;
-    /* NFS and others lack the flag; a hard link never replaces either. Over NFS a link that was
-     * made can still say EEXIST, when its first answer was lost: the inode tells. */
-    if (linkat(directory, temp, directory, name, 0) != 0) {
-        if (errno != EEXIST) return -1;
-        if (!same_file(directory, temp, name)) {
-            errno = EEXIST;
-            return -1;
-        }
-    }
+    if (errno != EINVAL) return unless_happened(directory, name, ours);
+    /* NFS and others lack the flag; a hard link never replaces either */
+    if (linkat(directory, temp, directory, name, 0) != 0 &&
+        unless_happened(directory, name, ours) != 0)
+        return -1;
     unlinkat(directory, temp, 0); /* `name` stands: a second, hidden name is only litter */
     return 0;
+}
+
+static int rename_over(int directory, const char *temp, const char *name) {
+    File ours = look_at(directory, temp);
+    if (renameat(directory, temp, directory, name) == 0) return 0;
+    return unless_happened(directory, name, ours);
 }
 
 Status file_temporary_name(const char *name, char temp[NAME_MAX + 1]) {
@@ -152,7 +176,7 @@ static Status publish(int directory, const char *name, const void *data, size_t 
     if (closed != 0) goto failed; /* NFS and quotas report late */
     step = "name";
     int named = replace == REPLACE_NEVER ? rename_new(directory, temp, name)
-                                         : renameat(directory, temp, directory, name);
+                                         : rename_over(directory, temp, name);
     if (named != 0) goto failed;
     return file_sync_directory(directory, name);
 
@@ -220,9 +244,11 @@ Status file_read(int directory, const char *name, size_t limit, char **data, siz
                     (long long)about.st_size, limit);
     }
     size_t length = (size_t)about.st_size;
-    step = "find memory for";
     bytes = malloc(length + 1);
-    if (bytes == NULL) goto failed;
+    if (bytes == NULL) {
+        close(fd);
+        return FAIL(STATUS_MEMORY, NULL, "no memory to read %s (%zu bytes)", name, length);
+    }
     step = "read";
     if (file_read_at(fd, bytes, length, 0) != 0) goto failed;
     close(fd); /* only read from: nothing can be lost */

@@ -4,6 +4,7 @@
 #include "src/core/status.h"
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Makes `name` appear in the directory whole and durable, or not at all. An existing `name` is never
@@ -29,16 +30,19 @@ void file_sweep(int directory, const char *name);
 
 /* The last steps of a publication, for a file written elsewhere: gives the synced and closed file
  * `temp` its name without replacing (renameat2 RENAME_NOREPLACE; where that gives EINVAL, link and
- * unlink, and EEXIST with our own inode is success), then syncs the directory. Errors: STATUS_IO,
- * STATUS_EXISTS; `temp` is still there then, unless only the directory's sync failed */
+ * unlink), then syncs the directory. An error of a call that did happen, as network file systems report it
+ * when an answer is lost, is none: our own inode under `name` is success. Errors: STATUS_IO, STATUS_EXISTS; `temp` is still there then, unless only the directory's sync failed */
 Status file_name_and_sync(int directory, const char *temp, const char *name);
+
+/* True when both names stand for one file: a link or rename that reported an error may have happened. */
+bool file_is_same(int directory, const char *name, int other_directory, const char *other);
 
 /* Makes the directory's names durable. File systems that cannot (EINVAL) keep them as well as they ever
  * will. Errors: STATUS_IO naming `name`, the one that matters to the caller */
 Status file_sync_directory(int directory, const char *name);
 
 /* Reads a whole file of at most `limit` bytes. Memory: *data is the caller's (free), with a zero
- * byte after its end. Errors: STATUS_IO, STATUS_USAGE when it is larger */
+ * byte after its end. Errors: STATUS_IO, STATUS_MEMORY, STATUS_USAGE when it is larger */
 Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size);
 
 /* Whole-buffer write and read at an offset, through EINTR and short counts; 0, or -1 with errno

@@ -31,6 +31,9 @@ Status status_fail(Status code, const char *file, int line, const char *function
     va_end(arguments);
     snprintf(newest.where, sizeof newest.where, "%s (%s:%d)", function, from_root(file),
              line);
+    if (fix == NULL && code == STATUS_MEMORY)
+        fix = "free memory on this machine, or raise the launch's limit (ulimit -v, a "
+              "container's or Slurm's --mem)";
     snprintf(newest.fix, sizeof newest.fix, "%s", fix == NULL ? "" : fix);
     errno = saved_errno;
     return code;

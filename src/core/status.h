@@ -41,7 +41,7 @@ typedef struct {
     } while (0)
 
 /* Records this thread's failure and returns its code. `fix` may be NULL when there is nothing
- * a user can do. Ranks: local */
+ * a user can do, and for STATUS_MEMORY, which has one of its own. Ranks: local */
 Status status_fail(Status code, const char *file, int line, const char *function,
                    const char *fix, const char *format, ...)
     __attribute__((format(printf, 6, 7)));

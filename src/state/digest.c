@@ -1,6 +1,10 @@
-/* Digests of values: XXH3-128 by its own library, over the registry in order of path. */
+/* Digests of values: XXH3-128 by its own library, over the registry in order of path. A digest of a state needs no
+ * memory, so it cannot fail: the library's hash lies on the stack. */
+#define XXH_STATIC_LINKING_ONLY /* the size of XXH3_state_t, the same in all versions since 0.8 */
 #include "src/state/state.h"
 
+#include <assert.h>
+#include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,23 +25,13 @@ Digest state_entry_digest(const State *state, int index) {
     return digest_of(state_data(state, index), state->entries[index].bytes);
 }
 
-static int by_path(const void *a, const void *b) {
-    return strcmp((*(const Entry *const *)a)->path, (*(const Entry *const *)b)->path);
-}
-
 struct StateDigester {
-    XXH3_state_t *hash;
+    XXH3_state_t hash;
 };
 
 StateDigester *state_digester_create(void) {
-    StateDigester *digester = malloc(sizeof *digester);
-    if (digester == NULL) return NULL;
-    digester->hash = XXH3_createState();
-    if (digester->hash == NULL) {
-        free(digester);
-        return NULL;
-    }
-    XXH3_128bits_reset(digester->hash);
+    StateDigester *digester = aligned_alloc(alignof(StateDigester), sizeof *digester);
+    if (digester != NULL) XXH3_128bits_reset(&digester->hash);
     return digester;
 }
 
@@ -46,41 +40,39 @@ void state_digester_add(StateDigester *digester, const char *path, DType dtype, 
     int64_t head[2 + TENSOR_RANK_MAX] = {dtype, rank};
     for (int i = 0; i < TENSOR_RANK_MAX; i++)
         head[2 + i] = i < rank ? shape[i] : 1;
-    XXH3_128bits_update(digester->hash, path, strlen(path) + 1);
-    XXH3_128bits_update(digester->hash, head, sizeof head);
-    XXH3_128bits_update(digester->hash, &value, sizeof value);
+    XXH3_128bits_update(&digester->hash, path, strlen(path) + 1);
+    XXH3_128bits_update(&digester->hash, head, sizeof head);
+    XXH3_128bits_update(&digester->hash, &value, sizeof value);
 }
 
 Digest state_digester_finish(StateDigester *digester) {
-    Digest digest = from_xxh(XXH3_128bits_digest(digester->hash));
-    XXH3_freeState(digester->hash);
+    Digest digest = from_xxh(XXH3_128bits_digest(&digester->hash));
     free(digester);
     return digest;
 }
 
+static void add_entry(StateDigester *digester, const Entry *entry, Digest value) {
+    state_digester_add(digester, entry->path, entry->dtype, entry->rank, entry->shape,
+                       value);
+}
+
 Digest state_digest_of_values(const State *state, const Digest *values) {
-    StateDigester *digester = state_digester_create();
-    const Entry **sorted = malloc((size_t)(state->count + 1) * sizeof *sorted);
-    if (digester == NULL || sorted == NULL)
-        abort(); /* a few kilobytes: nothing can go on */
+    assert(state->allocated);
+    StateDigester digester;
+    XXH3_128bits_reset(&digester.hash);
     for (int i = 0; i < state->count; i++)
-        sorted[i] = &state->entries[i];
-    qsort(sorted, (size_t)state->count, sizeof *sorted, by_path);
-    for (int i = 0; i < state->count; i++)
-        state_digester_add(digester, sorted[i]->path, sorted[i]->dtype, sorted[i]->rank,
-                           sorted[i]->shape, values[sorted[i] - state->entries]);
-    free(sorted);
-    return state_digester_finish(digester);
+        add_entry(&digester, &state->entries[state->by_path[i]], values[state->by_path[i]]);
+    return from_xxh(XXH3_128bits_digest(&digester.hash));
 }
 
 Digest state_digest(const State *state) {
-    Digest *values = malloc((size_t)(state->count + 1) * sizeof *values);
-    if (values == NULL) abort(); /* a few kilobytes: nothing can go on */
+    assert(state->allocated);
+    StateDigester digester;
+    XXH3_128bits_reset(&digester.hash);
     for (int i = 0; i < state->count; i++)
-        values[i] = state_entry_digest(state, i);
-    Digest digest = state_digest_of_values(state, values);
-    free(values);
-    return digest;
+        add_entry(&digester, &state->entries[state->by_path[i]],
+                  state_entry_digest(state, state->by_path[i]));
+    return from_xxh(XXH3_128bits_digest(&digester.hash));
 }
 
 /* By bits: an exponent of ones alone is infinite or NaN. Summed in words, for the vectoriser. */
@@ -100,26 +92,26 @@ static bool is_finite(DType dtype, const unsigned char *data, size_t bytes) {
 }
 
 Digest state_examine(const State *state, int *not_finite) {
-    Digest *values = malloc((size_t)(state->count + 1) * sizeof *values);
-    XXH3_state_t *hash = XXH3_createState();
-    if (values == NULL || hash == NULL) abort(); /* a few kilobytes: nothing can go on */
+    assert(state->allocated);
+    StateDigester digester;
+    XXH3_state_t hash;
+    XXH3_128bits_reset(&digester.hash);
     *not_finite = -1;
     for (int i = 0; i < state->count; i++) {
-        const Entry *entry = &state->entries[i];
-        const unsigned char *data = state_data(state, i);
-        XXH3_128bits_reset(hash);
+        int index = state->by_path[i];
+        const Entry *entry = &state->entries[index];
+        const unsigned char *data = state_data(state, index);
+        bool finite = true;
+        XXH3_128bits_reset(&hash);
         for (size_t at = 0; at < entry->bytes; at += CHUNK) {
             size_t bytes = entry->bytes - at < CHUNK ? entry->bytes - at : CHUNK;
-            XXH3_128bits_update(hash, data + at, bytes);
-            if (*not_finite < 0 && !is_finite(entry->dtype, data + at, bytes))
-                *not_finite = i;
+            XXH3_128bits_update(&hash, data + at, bytes);
+            if (finite) finite = is_finite(entry->dtype, data + at, bytes);
         }
-        values[i] = from_xxh(XXH3_128bits_digest(hash));
+        if (!finite && (*not_finite < 0 || index < *not_finite)) *not_finite = index;
+        add_entry(&digester, entry, from_xxh(XXH3_128bits_digest(&hash)));
     }
-    Digest digest = state_digest_of_values(state, values);
-    XXH3_freeState(hash);
-    free(values);
-    return digest;
+    return from_xxh(XXH3_128bits_digest(&digester.hash));
 }
 
 void digest_print(Digest digest, char text[DIGEST_TEXT]) {

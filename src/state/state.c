@@ -15,6 +15,7 @@ void state_destroy(State *state) {
     for (int i = 0; i < ARENA_COUNT; i++)
         free(state->arenas[i].data);
     free(state->entries);
+    free(state->by_path);
     free(state);
 }
 
@@ -70,7 +71,24 @@ Status state_declare(State *state, ArenaKind arena, const char *path, DType dtyp
     return STATUS_OK;
 }
 
+static int compare_paths(const void *a, const void *b, void *entries) {
+    return strcmp(((const Entry *)entries)[*(const int *)a].path,
+                  ((const Entry *)entries)[*(const int *)b].path);
+}
+
+static Status sort_entries(State *state) {
+    state->by_path = malloc((size_t)(state->count + 1) * sizeof *state->by_path);
+    if (state->by_path == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory for the registry");
+    for (int i = 0; i < state->count; i++)
+        state->by_path[i] = i;
+    qsort_r(state->by_path, (size_t)state->count, sizeof *state->by_path, compare_paths,
+            state->entries);
+    return STATUS_OK;
+}
+
 Status state_allocate(State *state) {
+    TRY(sort_entries(state));
     for (int i = 0; i < ARENA_COUNT; i++) {
         Arena *arena = &state->arenas[i];
         size_t whole = (arena->bytes + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE;

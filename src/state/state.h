@@ -51,6 +51,7 @@ typedef struct {
     int count;
     int capacity;
     Arena arenas[ARENA_COUNT];
+    int *by_path; /* the entries in order of path; once allocated */
     bool allocated;
 } State;
 

@@ -1,6 +1,8 @@
 /* The list of launches, and its text. */
 #include "src/train/lineage.h"
 
+#include "src/core/json_reserve.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +16,7 @@ static Status no_memory(void) {
 }
 
 static Status print(Lineage *self) {
-    char *text = json_dumps(self->launches, JSON_COMPACT);
+    char *text = json_reserve_print(self->launches, JSON_COMPACT);
     if (text == NULL) return no_memory();
     free(self->text);
     self->text = text;

@@ -3,6 +3,7 @@
 
 #include "src/core/clock.h"
 #include "src/core/file.h"
+#include "src/core/json_reserve.h"
 #include "src/core/log.h"
 #include "src/model/model.h"
 #include "src/train/progress.h"
@@ -16,8 +17,9 @@
 /* Writes an object as one line and frees it. NULL (no memory) is an error, too. */
 static Status write_line(Status (*write)(Journal *, const char *), Journal *journal,
                          json_t *object) {
-    char *text =
-        object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *text = object == NULL
+                     ? NULL
+                     : json_reserve_print(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(object);
     if (text == NULL)
         return FAIL(STATUS_MEMORY, NULL, "no memory for a line of the journal");

@@ -45,7 +45,7 @@ static void a_fix_may_be_missing_and_long_texts_are_cut(void **state) {
     char longer[4096];
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
-    FAIL(STATUS_MEMORY, NULL, "%s", longer);
+    FAIL(STATUS_COMM, NULL, "%s", longer);
     const Failure *failure = status_failure();
     assert_string_equal(failure->fix, "");
     assert_int_equal(strlen(failure->what), sizeof failure->what - 1);
