@@ -26,6 +26,7 @@ typedef struct {
     Resume resume;
     Catalog catalog;
     int next;                 /* item to look at */
+    bool again;               /* the candidate was given a second chance */
     int path_directory;       /* for RESUME_PATH */
     char path[PATH_MAX];      /* resolved */
     const char *path_name;    /* its last part, inside `path` */
@@ -41,9 +42,10 @@ static Resume resume_mode(const char *text) {
 }
 
 /* Remembers and reports a file that will not be used. */
-static void pass_over(Search *search, const char *name, const char *reason) {
+static void pass_over(Search *search, const char *name, Status why, const char *reason) {
     reason = catalog_reason(name, reason);
-    LOG_W("checkpoint %s is damaged and is passed over: %s", name, reason);
+    LOG_W("checkpoint %s %s and is passed over: %s", name,
+          why == STATUS_IO ? "cannot be read" : "is damaged", reason);
     RestoreResult *result = search->result;
     size_t count = (size_t)result->passed_over_count + 1;
     RestorePassedOver *grown =
@@ -53,6 +55,7 @@ static void pass_over(Search *search, const char *name, const char *reason) {
     RestorePassedOver *last = &grown[count - 1];
     snprintf(last->name, sizeof last->name, "%s", name);
     snprintf(last->reason, sizeof last->reason, "%.255s", reason);
+    last->unread = why == STATUS_IO;
     result->passed_over_count = (int)count;
 }
 
@@ -167,9 +170,17 @@ static Status look_at_candidate(const Search *search) {
     return checkpoint_reader_match(search->reader, search->state, NULL);
 }
 
+/* What cannot be read is asked for once more, from its name on: a network file system may have lost it for a
+ * moment only. */
+static Status open_candidate(Search *search, int directory, const char *name) {
+    Status opened = checkpoint_reader_open(directory, name, &search->reader);
+    if (opened != STATUS_IO) return opened;
+    LOG_W("checkpoint %s is read once more: %s", name, status_failure()->what);
+    return checkpoint_reader_open(directory, name, &search->reader);
+}
+
 static Status open_path(Search *search) {
-    Status opened =
-        checkpoint_reader_open(search->path_directory, search->path_name, &search->reader);
+    Status opened = open_candidate(search, search->path_directory, search->path_name);
     if (opened == STATUS_OK) {
         snprintf(search->name, sizeof search->name, "%.63s",
                  search->download.path[0] != '\0' ? search->download.name
@@ -219,8 +230,7 @@ static Status choose(Search *search) {
         }
         Status opened = item->code;
         if (item->verdict == CHECKPOINT_VALID)
-            opened = checkpoint_reader_open(search->catalog.directory, item->name,
-                                            &search->reader);
+            opened = open_candidate(search, search->catalog.directory, item->name);
         if (opened == STATUS_OK) {
             memcpy(search->name, item->name, sizeof search->name);
             search->next++;
@@ -236,19 +246,27 @@ static Status choose(Search *search) {
                 "use the newer Rekindle, or name an older checkpoint: --resume PATH", "%s",
                 reason);
         if (opened == STATUS_MEMORY) return opened;
-        pass_over(search, item->name, reason);
+        search->again = false;
+        pass_over(search, item->name, opened, reason);
     }
     return nothing_left(search);
 }
 
-/* A candidate's bytes were bad: STATUS_OK when an older one may be tried. */
-static Status after_failure(Search *search) {
+/* A candidate's bytes were bad, or could not be read: STATUS_OK when it, or an older one, may be tried. */
+static Status after_failure(Search *search, Status why) {
     char reason[256];
+    if (why == STATUS_IO && !search->again) {
+        search->again = true;
+        if (search->resume != RESUME_PATH) search->next--;
+        LOG_W("checkpoint %s is read once more: %s", search->name, status_failure()->what);
+        return STATUS_OK;
+    }
+    search->again = false;
     snprintf(reason, sizeof reason, "%.255s", status_failure()->what);
     if (search->resume == RESUME_PATH)
         return FAIL(STATUS_NO_CHECKPOINT, "name another file, or use resume: auto",
                     "the checkpoint that was asked for cannot be used: %s", reason);
-    pass_over(search, search->name, reason);
+    pass_over(search, search->name, why, reason);
     return STATUS_OK;
 }
 
@@ -326,7 +344,7 @@ static Status try_candidate(Collective *collective, Search *search, State *state
     Status moved =
         restore_stream(collective, search->reader, state, &result->block, &file_failed);
     if (moved == STATUS_OK || !file_failed) return moved;
-    mine = collective->rank == 0 ? after_failure(search) : STATUS_OK;
+    mine = collective->rank == 0 ? after_failure(search, moved) : STATUS_OK;
     *done = false;
     checkpoint_reader_close(search->reader);
     search->reader = NULL;
@@ -383,6 +401,7 @@ OwnerClaim restore_claim(const RestoreResult *result) {
 
 void restore_mark_passed_over(const RestoreResult *result, const Owner *owner) {
     for (int i = 0; i < result->passed_over_count; i++)
-        catalog_mark_rejected(owner, result->passed_over[i].name,
-                              result->passed_over[i].reason);
+        if (!result->passed_over[i].unread)
+            catalog_mark_rejected(owner, result->passed_over[i].name,
+                                  result->passed_over[i].reason);
 }

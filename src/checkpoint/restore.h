@@ -3,7 +3,7 @@
  *
  * Life of one candidate: CHOSEN → STREAMED → COMPARED → restored. What fails on the way is named in
  * the log once, with the reason, and the next older one is tried. Never a fresh start when there is
- * anything to go on from. */
+ * anything to go on from. A file that cannot be read is opened and read once more before it is passed over. */
 #pragma once
 
 #include "src/checkpoint/catalog.h"
@@ -28,6 +28,8 @@ typedef struct {
 typedef struct {
     char name[CATALOG_NAME];
     char reason[256];
+    bool
+        unread; /* it could not be read: that is no evidence against it, and it gets no mark */
 } RestorePassedOver;
 
 /* The same on every rank, but for `passed_over`. */

@@ -5,6 +5,7 @@
  *   SHIM_TRACE   file that gets one line "number kind call path" for each watched call
  *   SHIM_AT      number of the call to act on, from 1; none: only count
  *   SHIM_DO      kill-before kill-after stop-before stop-after short, or an error's name (ENOSPC …)
+ *   SHIM_HAPPENS set: a call that is to fail does its work first, and only its answer is lost
  *   SHIM_ALWAYS  set: every later call fails, too, where the error can be (see plausible)
  *   SHIM_REPORT  file that gets one line for each injection
  *
@@ -66,6 +67,9 @@ static const struct {
     {"EINTR", DO_FAIL, EINTR},
     {"EROFS", DO_FAIL, EROFS},
     {"EXDEV", DO_FAIL, EXDEV},
+    {"ESTALE", DO_FAIL, ESTALE},
+    {"ENOENT", DO_FAIL, ENOENT},
+    {"EEXIST", DO_FAIL, EEXIST},
 };
 
 static char root[PATH_MAX];
@@ -74,7 +78,7 @@ static int trace_fd = -1, report_fd = -1;
 static long wanted;
 static Action action;
 static int action_error;
-static bool always;
+static bool always, happens;
 static atomic_long calls;
 static _Thread_local bool interrupted; /* the previous watched call of this thread was */
 
@@ -106,6 +110,7 @@ __attribute__((constructor)) static void begin(void) {
     trace_fd = open_log("SHIM_TRACE");
     report_fd = open_log("SHIM_REPORT");
     always = getenv("SHIM_ALWAYS") != NULL;
+    happens = getenv("SHIM_HAPPENS") != NULL;
     if (at == NULL) return;
     wanted = atol(at);
     for (size_t i = 0; what != NULL && i < sizeof actions / sizeof *actions; i++)
@@ -159,7 +164,7 @@ static bool watches_name(int directory, const char *name, char path[PATH_MAX]) {
 
 typedef struct {
     long number; /* 0: not watched */
-    bool kill_after, stop_after, shorten;
+    bool kill_after, stop_after, shorten, happens;
     int error; /* to fail with; 0: none */
 } Verdict;
 
@@ -212,6 +217,7 @@ static Verdict judge(bool watched, Kind kind, const char *call, const char *path
     verdict.stop_after = action == DO_STOP_AFTER;
     verdict.shorten = action == DO_SHORT;
     verdict.error = action == DO_FAIL ? action_error : 0;
+    verdict.happens = happens;
     return verdict;
 }
 
@@ -227,6 +233,7 @@ static void conclude(const Verdict *verdict) {
     do {                                                           \
         Verdict verdict_ = judge((watched), (kind), (call), path); \
         if (verdict_.error != 0) {                                 \
+            if (verdict_.happens) (void)(system_call);             \
             errno = verdict_.error;                                \
             (result) = -1;                                         \
         } else {                                                   \
