@@ -144,7 +144,13 @@ class Judge:
         self.judged += 1
         relaunched = self.run.launch()
         # one that has nothing left to save prunes nothing, and what had been pruned may be there again
-        wrong += self.run.check_end(relaunched, newest, bounded=bool(relaunched.saved_steps))
+        found = self.run.check_end(relaunched, newest, bounded=bool(relaunched.saved_steps))
+        # an owner sweeps its own and older generations' temporaries: one that outlived its directory's older names
+        # is swept by the launch that comes to its generation
+        generation = int((re.findall(r"generation (\d+)$", relaunched.output, re.MULTILINE) or [0])[0])
+        litter = re.compile(r"checkpoints/\.owner\.g(\d{4})\.\w+\.tmp was left behind$")
+        wrong += [one for one in found
+                  if not (litter.match(one) and int(litter.match(one).group(1)) > generation)]
         return wrong + [str(before), str(relaunched)] if wrong else []
 
 
