@@ -170,10 +170,12 @@ static void close_nccl(Collective *collective) {
         self->cuda->peers = NULL;
         self->cuda->peers_context = NULL;
     }
-    vendor_comm_close(self->comm);
-    vendor_event_destroy(self->given);
-    vendor_event_destroy(self->summed);
-    vendor_queue_destroy(self->queue);
+    if (!self->cuda->hung) { /* else these would wait, too: they go with the process */
+        vendor_comm_close(self->comm);
+        vendor_event_destroy(self->given);
+        vendor_event_destroy(self->summed);
+        vendor_queue_destroy(self->queue);
+    }
     pthread_mutex_destroy(&self->lock);
     free(self);
 }

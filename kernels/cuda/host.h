@@ -28,6 +28,9 @@ void cuda_memory(Backend *self, BackendMemory *out);
 /* ---- wait.c */
 Status cuda_finish(Backend *self, int worker);
 Status cuda_wait_event(Cuda *cuda, VendorEvent *event); /* as cuda_wait, for one event */
+/* Waits for all that was given, before something is released: a vendor's release waits, too, and would do so for
+ * ever on a device that hangs. False: it hangs, and what it uses goes with the process. The newest failure stays. */
+bool cuda_settle(Cuda *cuda);
 /* Fails inside a recording: what waits, copies or allocates cannot be recorded. */
 Status cuda_not_recording(const Cuda *cuda, const char *what);
 

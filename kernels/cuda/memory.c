@@ -89,8 +89,8 @@ void cuda_release(Cuda *cuda, void *data) {
     Allocation gone = memory->items[at];
     memory->items[at] = memory->items[--memory->count];
     cuda->used -= gone.bytes;
-    vendor_release(
-        data); /* waits for all work, so nothing that is dropped below still runs */
+    if (!cuda_settle(cuda)) return;
+    vendor_release(data); /* nothing that is dropped below still runs */
     cuda_recordings_drop(cuda, gone.moment);
     cuda_weights_forget(cuda, gone.base, gone.bytes);
 }

@@ -10,12 +10,7 @@ Status rekindle_cuda_open(const BackendOptions *options, Backend **out);
 
 static void cuda_close(Backend *self) {
     Cuda *cuda = cuda_of(self);
-    Failure first = *status_failure(); /* clean-up must not hide it */
-    if (cuda->waited != NULL && cuda->work != NULL) (void)cuda_wait(cuda, cuda->work);
-    if (cuda->waited != NULL && cuda->copies != NULL) (void)cuda_wait(cuda, cuda->copies);
-    if (first.code != STATUS_OK) (void)status_adopt(&first);
-    if (cuda->hung)
-        return; /* to release anything would wait, too: all goes with the process */
+    if (!cuda_settle(cuda)) return; /* all goes with the process */
     cuda_recordings_close(cuda);
     cuda_weights_close(cuda);
     cuda_plans_close(cuda);

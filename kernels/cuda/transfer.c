@@ -108,8 +108,7 @@ Status cuda_pin(Backend *self, void *host, size_t bytes) {
 }
 
 void cuda_unpin(Backend *self, void *host) {
-    (void)self;
-    if (host != NULL) vendor_unpin(host);
+    if (host != NULL && cuda_settle(cuda_of(self))) vendor_unpin(host);
 }
 
 Status cuda_fetch(Backend *self, void *host, const void *device, size_t bytes) {

@@ -36,7 +36,8 @@ Status cuda_wait_event(Cuda *cuda, VendorEvent *event) {
         if (turn < SPINS) continue;
         double now = clock_seconds();
         if (turn == SPINS) begin = asked = now;
-        bool patient = cuda->patience_s <= 0.0 || now - begin < cuda->patience_s;
+        bool patient =
+            cuda->patience_s <= 0.0 || (!cuda->hung && now - begin < cuda->patience_s);
         if (cuda->peers != NULL && (!patient || now - asked >= PEERS_S)) {
             TRY(cuda->peers(cuda->peers_context));
             asked = now;
@@ -60,6 +61,16 @@ Status cuda_wait(Cuda *cuda, VendorQueue *queue) {
     TRY(cuda_not_recording(cuda, "waiting for the device"));
     TRY(vendor_record(queue, cuda->waited));
     return cuda_wait_event(cuda, cuda->waited);
+}
+
+bool cuda_settle(Cuda *cuda) {
+    Failure first = *status_failure(); /* clean-up must not hide it */
+    if (!cuda->hung && cuda->waited != NULL) {
+        if (cuda->work != NULL) (void)cuda_wait(cuda, cuda->work);
+        if (cuda->copies != NULL && !cuda->hung) (void)cuda_wait(cuda, cuda->copies);
+    }
+    if (first.code != STATUS_OK) (void)status_adopt(&first);
+    return !cuda->hung;
 }
 
 Status cuda_finish(Backend *self, int worker) {
