@@ -181,7 +181,7 @@ static void more_plans_than_any_run_makes_are_refused(void **state) {
     char *text = malloc(LINES * LINE + 1);
     assert_non_null(text);
     for (int i = 0; i < LINES; i++)
-        snprintf(text + i * LINE, LINE + 1, "key%05d = plan\n", i);
+        snprintf(text + i * LINE, LINE + 1, "key%05u = plan\n", (unsigned)i % 100000u);
     Backend *backend;
     assert_fails(open_with(text, &backend), STATUS_CORRUPT, "8192");
     text[(LINES - 1) * LINE] = '\0';
