@@ -2,16 +2,17 @@
 """Packs a finished build for a bare machine that has a GPU, CUDA's libraries and Python with PyTorch, but neither
 Open MPI nor HDF5 nor packages to install:
 
-  bench/gpu/pack.py [--build build/release] [--out .gpu]
+  bench/gpu/pack.py [--build build/release] [--out .gpu/packed.tar.xz]
 
-The folder then holds the programs, every shared library that they need beside libc and the vendors' own, Open MPI
-with its plugins, and Fashion-MNIST. There: bench/gpu/run.py --packed .gpu"""
+It then holds the programs, every shared library that they need beside libc and the vendors' own, Open MPI with its
+plugins, and Fashion-MNIST. There: bench/gpu/run.py --packed .gpu/packed.tar.xz"""
 
 import argparse
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 
 LEFT_OUT = re.compile(r"/(ld-linux|libc|libm|libpthread|libdl|librt|libresolv|libcuda|libcudart|libcudnn|libcublas|"
                       r"libnccl|libnvrtc|libnvJitLink)[^/]*\.so")
@@ -45,10 +46,9 @@ def mpi_paths():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--build", default="build/release")
-    parser.add_argument("--out", default=".gpu")
+    parser.add_argument("--out", default=".gpu/packed.tar.xz")
     arguments = parser.parse_args()
-    out, build = arguments.out, arguments.build
-    shutil.rmtree(out, ignore_errors=True)
+    out, build = tempfile.mkdtemp(), arguments.build
     programs = [os.path.join(build, name) for name in ("rekindle", "rekindle_cuda.so")]
     programs += [os.path.join(build, "bench", name) for name in ("bench_device", "bench_step")]
     tests = os.path.join(build, "tests", "gpu")
@@ -82,8 +82,12 @@ def main():
         place(library, os.path.join(out, "lib"), strip=True)
     if os.path.isdir(DATA):
         shutil.copytree(DATA, os.path.join(out, "data"))
-    size = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(out) for name in names)
-    print(f"{out}: {len(programs)} programs, {len(libraries)} libraries, {size / 2**20:.0f} MiB")
+    os.makedirs(os.path.dirname(arguments.out) or ".", exist_ok=True)
+    subprocess.run(["tar", "-C", out, "-cJf", os.path.abspath(arguments.out), "."], check=True,
+                   env=dict(os.environ, XZ_OPT="-T0"))
+    shutil.rmtree(out)
+    size = os.path.getsize(arguments.out) / 2**20
+    print(f"{arguments.out}: {len(programs)} programs, {len(libraries)} libraries, {size:.0f} MiB")
 
 
 main()

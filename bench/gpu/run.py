@@ -3,7 +3,7 @@
 benchmarks. Writes a report as JSON and a log of each part.
 
   bench/gpu/run.py [--build build/release] [--out DIR] [--torch-python python3] [--limit 570] [PART...]
-  bench/gpu/run.py --packed .gpu --out DIR         on a bare machine, with what bench/gpu/pack.py packed
+  bench/gpu/run.py --packed .gpu/packed.tar.xz --out DIR     on a bare machine, with what bench/gpu/pack.py packed
 
 Parts, in order: operations, story, device, step, quickstart, shared, trajectory,
 sanitizer. A part that fails or runs out of its time is said, and the next one runs. The card's settings are left alone."""
@@ -14,10 +14,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA = "/usr/share/datasets/fashion-mnist"
+
+
+def name_of_gpu():
+    try:
+        return subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+                              capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return "none: there is no nvidia-smi"
 
 
 class Report:
@@ -28,12 +37,14 @@ class Report:
         os.makedirs(self.out, exist_ok=True)
         self.environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                                 NCCL_SOCKET_IFNAME="lo")
-        self.parts = {}
+        self.parts, self.gpu = {}, name_of_gpu()
         if arguments.packed:
             self.unpack(os.path.abspath(arguments.packed))
 
-    def unpack(self, packed):
+    def unpack(self, archive):
         """The packed programs find the packed libraries; CUDA's come from the toolkit and from PyTorch's packages."""
+        packed = tempfile.mkdtemp()
+        subprocess.run(["tar", "-C", packed, "-xJf", archive], check=True)
         self.build = os.path.join(packed, "build")
         found = subprocess.run(
             [self.arguments.torch_python, "-c", "import nvidia, glob; print(*nvidia.__path__)"],
@@ -80,11 +91,9 @@ class Report:
         return output if passed else ""
 
     def write(self):
-        told = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-                              capture_output=True, text=True).stdout.strip() if not hasattr(self, "gpu") else self.gpu
-        self.gpu = told
         with open(os.path.join(self.out, "gpu.json"), "w") as file:
-            json.dump({"bench": "gpu", "date": time.strftime("%Y-%m-%d"), "gpu": told, "parts": self.parts}, file, indent=1)
+            json.dump({"bench": "gpu", "date": time.strftime("%Y-%m-%d"), "gpu": self.gpu, "parts": self.parts}, file,
+                      indent=1)
             file.write("\n")
 
     # ---- parts
