@@ -342,7 +342,7 @@ static Status try_candidate(Collective *collective, Search *search, State *state
     if (!result->restored) return STATUS_OK;
     bool file_failed = false;
     Status moved =
-        restore_stream(collective, search->reader, state, &result->block, &file_failed);
+        restore_stream(collective, 0, search->reader, state, &result->block, &file_failed);
     if (moved == STATUS_OK || !file_failed) return moved;
     mine = collective->rank == 0 ? after_failure(search, moved) : STATUS_OK;
     *done = false;

@@ -1,6 +1,6 @@
-/* The bytes of one checkpoint on their way from rank 0's disk into every rank's arenas.
+/* The bytes of one checkpoint on their way from one rank's disk, the root's, into every rank's arenas.
  *
- * All entries, in order of file offset, are one line of bytes. Rank 0 puts what it has verified into
+ * All entries, in order of file offset, are one line of bytes. The root puts what it has verified into
  * its own arenas and sends that stretch of the line on in frames, while threads of the reader bring in
  * and verify what comes behind. A frame inside one entry travels from arena to arena; several small
  * entries share one through a buffer. A frame of length 0 ends the line, -1 says that the file is bad.
@@ -22,13 +22,14 @@ enum { LINE_END = 0, LINE_FAILED = -1 };
 
 typedef struct {
     Collective *collective;
+    int root;
     State *state;
     int32_t *order; /* state->count entries in order of file offset; -1 - index: left out */
     unsigned char *buffer; /* SHARED_BYTES */
     bool leaves_out;       /* some entry is left out: the file's digest cannot be met */
-    int filling;           /* rank 0: the entry of `order` that the reader is at … */
+    int filling;           /* root: the entry of `order` that the reader is at … */
     size_t filled;         /* … and how much of it has come */
-    size_t ahead;          /* rank 0: bytes in the arenas that were not sent yet */
+    size_t ahead;          /* root: bytes in the arenas that were not sent yet */
     int at;                /* the entry of `order` where the next frame begins … */
     size_t at_offset;      /* … and where in it */
     XXH3_state_t *hash;    /* of that entry, up to there */
@@ -94,12 +95,12 @@ static Status open_line(Line *line, const CheckpointReader *reader) {
     TRY(ops->agree(line->collective, mine));
 
     Digest layout = layout_digest(line->state, line->buffer), first = layout;
-    TRY(ops->broadcast(line->collective, &first, sizeof first, 0));
+    TRY(ops->broadcast(line->collective, &first, sizeof first, line->root));
     if (!digest_equal(layout, first))
         mine = FAIL(STATUS_USAGE, "give every rank the same program and configuration",
-                    "this rank's registry of the state differs from rank 0's");
+                    "this rank's registry of the state differs from rank %d's", line->root);
     TRY(ops->agree(line->collective, mine));
-    TRY(ops->broadcast(line->collective, line->order, order_bytes, 0));
+    TRY(ops->broadcast(line->collective, line->order, order_bytes, line->root));
     for (int i = 0; i < line->state->count; i++)
         if (line->order[i] < 0) line->leaves_out = true;
     return STATUS_OK;
@@ -137,7 +138,7 @@ static void walk_buffer(Line *line, size_t bytes, Direction direction) {
     for (size_t done = 0; done < bytes;) {
         unsigned char *data = NULL;
         size_t count = piece_here(line, &data);
-        assert(count > 0); /* rank 0 never sends past the line's end */
+        assert(count > 0); /* the root never sends past the line's end */
         if (count > bytes - done) count = bytes - done;
         if (direction == GATHER_INTO_BUFFER)
             memcpy(line->buffer + done, data, count);
@@ -153,18 +154,18 @@ static Status move_frame(Line *line, size_t bytes) {
     Collective *collective = line->collective;
     unsigned char *data = NULL;
     if (piece_here(line, &data) >= bytes) {
-        TRY(collective->ops->broadcast(collective, data, bytes, 0));
+        TRY(collective->ops->broadcast(collective, data, bytes, line->root));
         pass(line, data, bytes);
         return STATUS_OK;
     }
     assert(bytes <= SHARED_BYTES);
-    if (collective->rank == 0) walk_buffer(line, bytes, GATHER_INTO_BUFFER);
-    TRY(collective->ops->broadcast(collective, line->buffer, bytes, 0));
-    if (collective->rank != 0) walk_buffer(line, bytes, SCATTER_FROM_BUFFER);
+    if (collective->rank == line->root) walk_buffer(line, bytes, GATHER_INTO_BUFFER);
+    TRY(collective->ops->broadcast(collective, line->buffer, bytes, line->root));
+    if (collective->rank != line->root) walk_buffer(line, bytes, SCATTER_FROM_BUFFER);
     return STATUS_OK;
 }
 
-/* ---- rank 0's end */
+/* ---- the root's end */
 
 static Status send_ahead(Line *line, size_t at_least) {
     while (line->ahead > 0 && line->ahead >= at_least) {
@@ -178,7 +179,8 @@ static Status send_ahead(Line *line, size_t at_least) {
             bytes = SHARED_BYTES;
         }
         int64_t header = (int64_t)bytes;
-        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header, 0));
+        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
+                                             line->root));
         TRY(move_frame(line, bytes));
         line->ahead -= bytes;
     }
@@ -211,14 +213,16 @@ static Status send_line(Line *line, CheckpointReader *reader) {
     if (sent == STATUS_OK) sent = send_ahead(line, 0);
     if (sent == STATUS_COMM) return sent;
     int64_t header = sent == STATUS_OK ? LINE_END : LINE_FAILED;
-    TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header, 0));
+    TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
+                                         line->root));
     return line->collective->ops->agree(line->collective, sent);
 }
 
 static Status receive_line(Line *line) {
     int64_t header;
     for (;;) {
-        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header, 0));
+        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
+                                             line->root));
         if (header <= 0) break;
         TRY(move_frame(line, (size_t)header));
     }
@@ -231,19 +235,21 @@ static Status compare_ranks(const Line *line, const Digest *all, const UserBlock
                             bool *file_failed) {
     char ranks[200] = "", expected[DIGEST_TEXT], found[DIGEST_TEXT];
     size_t length = 0;
-    for (int i = 1; i < line->collective->size; i++)
-        if (!digest_equal(all[i], all[0]) && length < sizeof ranks)
+    const Digest root = all[line->root];
+    for (int i = 0; i < line->collective->size; i++)
+        if (!digest_equal(all[i], root) && length < sizeof ranks)
             length += (size_t)snprintf(ranks + length, sizeof ranks - length, "%s%d",
                                        length > 0 ? ", " : "", i);
     if (length > 0)
         return FAIL(STATUS_CORRUPT,
                     "bytes changed in memory or between the ranks: check those machines, "
                     "then relaunch",
-                    "after the restore rank(s) %s hold another state than rank 0", ranks);
-    if (line->leaves_out || digest_equal(all[0], block->state_digest)) return STATUS_OK;
+                    "after the restore rank(s) %s hold another state than rank %d", ranks,
+                    line->root);
+    if (line->leaves_out || digest_equal(root, block->state_digest)) return STATUS_OK;
     *file_failed = true;
     digest_print(block->state_digest, expected);
-    digest_print(all[0], found);
+    digest_print(root, found);
     return FAIL(STATUS_CORRUPT, NULL, "its state has the digest %s and should have %s",
                 found, expected);
 }
@@ -277,9 +283,9 @@ static void wipe(State *state) {
             memset(state->arenas[i].data, 0, state->arenas[i].bytes);
 }
 
-Status restore_stream(Collective *collective, CheckpointReader *reader, State *state,
-                      const UserBlock *block, bool *file_failed) {
-    Line line = {.collective = collective, .state = state};
+Status restore_stream(Collective *collective, int root, CheckpointReader *reader,
+                      State *state, const UserBlock *block, bool *file_failed) {
+    Line line = {.collective = collective, .root = root, .state = state};
     *file_failed = false;
     Status outcome = open_line(&line, reader);
     if (outcome == STATUS_OK) {
