@@ -64,13 +64,37 @@ Status checkpoint_plan(const State *state, const CheckpointText *text, int level
                        CheckpointPlan **out);
 void checkpoint_plan_destroy(CheckpointPlan *plan); /* NULL is allowed */
 
-/* Writes and publishes `name` in `directory`: hidden temporary (O_EXCL), data, digests, user block,
- * fsync, checked close, rename without replacing, fsync of the directory. `block` gives the fields
- * that the caller knows; lengths, digests, created_at, writer and version are filled here.
+/* ---- writing, in two strokes: what needs the state, then what makes the file count */
+typedef struct CheckpointWriting CheckpointWriting;
+
+/* Puts the state's values into a hidden temporary of `directory` (O_EXCL): all but the metadata region
+ * and the user block. When it returns the state is needed no more. In the same pass over the memory it
+ * finds what state_examine gives: *state_digest, and in *not_finite the first entry that is not finite,
+ * or -1 (no file is refused for that here: the caller decides).
  *
- * Ranks:   local; one rank calls it, on the main thread or on a saver's. It only reads `state`
- * Memory:  four segments, a copy of the metadata region; when it packs, what chunk_line_open says
- * Errors:  STATUS_IO naming the failed step, STATUS_EXISTS, STATUS_MEMORY; the directory is as before */
+ * Ranks:   local; one rank calls it, on any thread. It only reads `state`
+ * Memory:  *out is the caller's, for exactly one of commit and discard, and NULL after a failure. Until
+ *          then `plan` and `directory` must stay. It holds a copy of the metadata region, and meanwhile
+ *          four segments; when it packs, what chunk_line_open says
+ * Errors:  STATUS_IO naming the failed step, STATUS_MEMORY, STATUS_USAGE for a state that was not planned
+ *          for; the directory is as before */
+Status checkpoint_write_begin(const CheckpointPlan *plan, const State *state, int directory,
+                              const char *name, CheckpointWriting **out,
+                              Digest *state_digest, int *not_finite);
+
+/* Makes it count: metadata region, user block, fsync, checked close, rename without replacing, fsync of
+ * the directory. `block` gives the fields that the caller knows; lengths, digests, created_at, writer and
+ * version are filled here. Frees `writing` in every case.
+ *
+ * Ranks:   local; on any thread
+ * Errors:  STATUS_IO naming the failed step, STATUS_EXISTS; the directory is as before, unless the failed
+ *          step is the last one (its sync): then `name` stands, of unknown durability */
+Status checkpoint_write_commit(CheckpointWriting *writing, UserBlock *block);
+
+/* Removes the temporary; NULL is allowed. */
+void checkpoint_write_discard(CheckpointWriting *writing);
+
+/* Both strokes. Errors: as theirs */
 Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
                         const char *name, UserBlock *block);
 

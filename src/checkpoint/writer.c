@@ -1,7 +1,7 @@
-/* Puts a planned checkpoint on the disk and publishes it: tensors in large aligned writes, hashed
- * from the same buffers while others are being written, then the metadata region, then the user block
- * that makes them count. The state is read once; what is packed, a second time by the threads that pack
- * it. */
+/* Puts a planned checkpoint on the disk and publishes it: first the tensors in large aligned writes, hashed
+ * from the same buffers while others are being written; then, without the state, the metadata region and
+ * the user block that makes them count. The state is read once; what is packed, a second time by the
+ * threads that pack it. */
 #include "src/checkpoint/checkpoint.h"
 
 #include "src/checkpoint/chunk_index.h"
@@ -26,18 +26,28 @@
 /* Copied and hashed in one go, it stays in the cache between. */
 enum { CHUNK = 128 << 10 };
 
-/* A save in progress. */
-typedef struct {
+struct CheckpointWriting {
     const CheckpointPlan *plan;
-    const State *state;
-    int fd;
+    int directory; /* the caller's */
+    char name[NAME_MAX + 1], temp[NAME_MAX + 1];
+    int fd;                 /* of `temp`; -1: closed */
+    bool created;           /* and not yet named */
     int64_t bytes;          /* of the whole file, as far as it is known */
     unsigned char *staging; /* CHECKPOINT_USER_BLOCK bytes, page-aligned */
     unsigned char *region;  /* this save's copy, page-aligned */
-    XXH3_state_t *hash;     /* of the entry that is being copied */
-    Digest *values;         /* of each of the state's entries, once it is copied */
-    ChunkPlace *places;     /* plan->chunks: where they came to lie */
-    const char *step;       /* for the failure's text */
+    Digest state_digest;
+    const char *step; /* for the failure's text */
+};
+
+/* What the first stroke needs besides. */
+typedef struct {
+    CheckpointWriting *writing;
+    const CheckpointPlan *plan;
+    const State *state;
+    XXH3_state_t *hash; /* of the entry that is being copied */
+    Digest *values;     /* of each of the state's entries, once it is copied */
+    ChunkPlace *places; /* plan->chunks: where they came to lie */
+    int not_finite;     /* the first of the state's entries, or -1 */
 } Save;
 
 /* The bytes behind the region, one after the other, cut into segments. */
@@ -52,19 +62,20 @@ typedef struct {
 
 /* Creates the hidden temporary and asks for its space, so that a full disk shows at once. How much a
  * packed one needs shows only while it is written. */
-static int create_temporary(Save *save, int directory, const char *temp) {
-    save->step = "create";
-    save->fd =
-        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (save->fd < 0) return -1;
-    save->step = "reserve space for";
-    while (save->plan->level == 0 && fallocate(save->fd, 0, 0, save->plan->bytes) != 0) {
+static int create_temporary(CheckpointWriting *self) {
+    self->step = "create";
+    self->fd = openat(self->directory, self->temp,
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (self->fd < 0) return -1;
+    self->created = true;
+    self->step = "reserve space for";
+    while (self->plan->level == 0 && fallocate(self->fd, 0, 0, self->plan->bytes) != 0) {
         if (errno == EINTR) continue;
         if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) return -1;
         break; /* the file system cannot: the writes will tell */
     }
-    int flags = fcntl(save->fd, F_GETFL);
-    if (flags >= 0) fcntl(save->fd, F_SETFL, flags | O_DIRECT); /* or the page cache */
+    int flags = fcntl(self->fd, F_GETFL);
+    if (flags >= 0) fcntl(self->fd, F_SETFL, flags | O_DIRECT); /* or the page cache */
     return 0;
 }
 
@@ -112,6 +123,12 @@ static void keep_value(Save *save, int index) {
     save->values[index] = (Digest){value.high64, value.low64};
 }
 
+static void look_at_value(Save *save, int index, const void *data, size_t bytes) {
+    if (save->not_finite >= 0 && save->not_finite <= index) return;
+    if (!state_values_are_finite(save->state->entries[index].dtype, data, bytes))
+        save->not_finite = index;
+}
+
 /* Copies an entry and hashes it on the way. */
 static void put_entry(Save *save, const PlanEntry *entry, Stream *stream) {
     const unsigned char *data = state_data(save->state, entry->index);
@@ -122,6 +139,7 @@ static void put_entry(Save *save, const PlanEntry *entry, Stream *stream) {
         unsigned char *room = stream_room(stream, left < CHUNK ? left : CHUNK, &bytes);
         memcpy(room, data + done, bytes);
         XXH3_128bits_update(save->hash, room, bytes);
+        look_at_value(save, entry->index, room, bytes);
         stream_advance(stream, bytes);
     }
     keep_value(save, entry->index);
@@ -159,6 +177,7 @@ static void pack_entry(Save *save, const PlanEntry *entry, int64_t *tag, ChunkLi
         size_t bytes = job->bytes;
         chunk_line_send(line);
         XXH3_128bits_update(save->hash, values, bytes);
+        look_at_value(save, entry->index, values, bytes);
     }
     keep_value(save, entry->index);
 }
@@ -178,8 +197,8 @@ static Status pack_entries(Save *save, int first, Stream *stream) {
     const char *wrong = NULL;
     for (int e = first; e < plan->count && wrong == NULL; e++) {
         const PlanEntry *entry = &plan->entries[e];
-        wrong = chunk_index_write(save->region, plan->region_bytes, entry->chunk_index,
-                                  &entry->grid, save->places + tag);
+        wrong = chunk_index_write(save->writing->region, plan->region_bytes,
+                                  entry->chunk_index, &entry->grid, save->places + tag);
         tag += entry->grid.count;
     }
     assert(wrong == NULL); /* the plan has read the same index */
@@ -196,21 +215,21 @@ static int write_segments(Save *save, Stream *stream, Status *status) {
     if (*status != STATUS_OK) return -1;
     int64_t end = (stream->at + CHECKPOINT_PAGE - 1) / CHECKPOINT_PAGE * CHECKPOINT_PAGE;
     stream_fill(stream, plan->chunks > 0 ? end : plan->bytes);
-    save->bytes = stream->at;
+    save->writing->bytes = stream->at;
     if (stream->filled > 0) stream_send(stream);
     return write_behind_finish(stream->behind);
 }
 
 static int write_tensors(Save *save, Status *status) {
     const CheckpointPlan *plan = save->plan;
-    save->step = "write the tensors of";
+    save->writing->step = "write the tensors of";
     if (plan->segments == 0) return 0;
     Digest *table = calloc((size_t)plan->segments, sizeof *table);
     WriteBehind *behind = NULL;
-    *status = table != NULL
-                  ? write_behind_open(save->fd, CHECKPOINT_SEGMENT, plan->segments, &behind)
-                  : FAIL(STATUS_MEMORY, NULL, "no memory for %lld digests",
-                         (long long)plan->segments);
+    *status = table != NULL ? write_behind_open(save->writing->fd, CHECKPOINT_SEGMENT,
+                                                plan->segments, &behind)
+                            : FAIL(STATUS_MEMORY, NULL, "no memory for %lld digests",
+                                   (long long)plan->segments);
     Stream stream = {.behind = behind,
                      .table = table,
                      .at = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes};
@@ -218,64 +237,23 @@ static int write_tensors(Save *save, Status *status) {
     int error = errno;
     write_behind_close(behind);
     if (written == 0) /* high, low: as in the file */
-        memcpy(save->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK), table,
-               (size_t)stream.segments * sizeof *table);
+        memcpy(save->writing->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK),
+               table, (size_t)stream.segments * sizeof *table);
     free(table);
     errno = error;
     return written;
 }
 
-static int write_region(Save *save) {
-    const CheckpointPlan *plan = save->plan;
-    save->step = "write the metadata of";
-    for (int e = 0; e < plan->small; e++) {
-        const PlanEntry *entry = &plan->entries[e];
-        unsigned char *place = save->region + (entry->offset - CHECKPOINT_USER_BLOCK);
+/* Small entries lie in the region. */
+static void keep_small_entries(Save *save) {
+    unsigned char *region = save->writing->region;
+    for (int e = 0; e < save->plan->small; e++) {
+        const PlanEntry *entry = &save->plan->entries[e];
+        unsigned char *place = region + (entry->offset - CHECKPOINT_USER_BLOCK);
         memcpy(place, state_data(save->state, entry->index), entry->bytes);
         save->values[entry->index] = digest_of(place, entry->bytes);
+        look_at_value(save, entry->index, place, entry->bytes);
     }
-    if (plan->level > 0) header_set_end(save->region, (uint64_t)save->bytes);
-    return write_behind_pages(save->fd, save->region, plan->region_bytes,
-                              CHECKPOINT_USER_BLOCK);
-}
-
-/* The fields that the writer alone knows. */
-static void fill_block(const Save *save, UserBlock *block) {
-    int level =
-        save->plan
-            ->level; /* what needs no newer version stays readable by older programs */
-    block->version = level > 0 ? 2 : 1;
-    strcpy(block->compression, "none");
-    if (level > 0)
-        snprintf(block->compression, sizeof block->compression, "zlib:%d", level);
-    block->value_bytes = save->plan->value_bytes;
-    block->bytes = save->bytes;
-    block->metadata_bytes = (int64_t)save->plan->region_bytes;
-    block->metadata_digest = digest_of(save->region, save->plan->region_bytes);
-    block->state_digest = state_digest_of_values(save->state, save->values);
-    memcpy(block->writer, save->plan->writer, sizeof block->writer);
-    clock_utc(block->created_at);
-}
-
-/* Everything up to the checked close; errno tells why after a failure of the named step. */
-static int write_file(Save *save, int directory, const char *temp, UserBlock *block,
-                      Status *status) {
-    if (create_temporary(save, directory, temp) != 0) return -1;
-    if (write_tensors(save, status) != 0) return -1;
-    if (write_region(save) != 0) return -1;
-    fill_block(save, block);
-    *status = userblock_encode(block, (char *)save->staging);
-    if (*status != STATUS_OK) return -1;
-    save->step = "write the user block of";
-    if (write_behind_pages(save->fd, save->staging, CHECKPOINT_USER_BLOCK, 0) != 0)
-        return -1;
-    save->step = "sync";
-    if (fsync(save->fd) != 0)
-        return -1; /* never retried: the kernel may have dropped pages */
-    save->step = "close";
-    int closed = close(save->fd);
-    save->fd = -1;
-    return closed; /* NFS and quotas report late */
 }
 
 /* The state must be the one that was planned for. */
@@ -288,43 +266,127 @@ static Status check_plan(const CheckpointPlan *plan, const State *state) {
                        "this checkpoint was planned for another state");
 }
 
-static Status publish(Save *save, int directory, const char *name, UserBlock *block) {
-    char temp[NAME_MAX + 1];
-    TRY(file_temporary_name(name, temp));
+static Status fail_step(const CheckpointWriting *self) {
+    return FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%lld bytes): %s", self->step,
+                self->name, (long long)self->bytes, strerror(errno));
+}
+
+static Status write_values(Save *save) {
+    CheckpointWriting *self = save->writing;
+    if (self->staging == NULL || self->region == NULL || save->values == NULL ||
+        save->places == NULL || save->hash == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory to write %s", self->name);
+    memcpy(self->region, save->plan->region, save->plan->region_bytes);
+    TRY(file_temporary_name(self->name, self->temp));
     Status status = STATUS_OK;
-    if (write_file(save, directory, temp, block, &status) != 0 && status == STATUS_OK)
-        status = FAIL(STATUS_IO, file_fix_for(errno), "cannot %s %s (%lld bytes): %s",
-                      save->step, name, (long long)save->bytes, strerror(errno));
-    bool created = save->fd >= 0 || strcmp(save->step, "create") != 0;
-    if (save->fd >= 0) close(save->fd);
+    if (create_temporary(self) != 0 || write_tensors(save, &status) != 0)
+        return status != STATUS_OK ? status : fail_step(self);
+    keep_small_entries(save);
+    if (save->plan->level > 0) header_set_end(self->region, (uint64_t)self->bytes);
+    self->state_digest = state_digest_of_values(save->state, save->values);
+    return STATUS_OK;
+}
+
+Status checkpoint_write_begin(const CheckpointPlan *plan, const State *state, int directory,
+                              const char *name, CheckpointWriting **out,
+                              Digest *state_digest, int *not_finite) {
+    *out = NULL;
+    TRY(check_plan(plan, state));
+    CheckpointWriting *self = calloc(1, sizeof *self);
+    if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory to write %s", name);
+    self->plan = plan;
+    self->directory = directory;
+    snprintf(self->name, sizeof self->name, "%s", name);
+    self->fd = -1;
+    self->bytes = plan->bytes;
+    self->staging = aligned_alloc(CHECKPOINT_PAGE, CHECKPOINT_USER_BLOCK);
+    self->region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
+    Save save = {.writing = self, .plan = plan, .state = state, .not_finite = -1};
+    save.values = calloc((size_t)state->count + 1, sizeof *save.values);
+    save.places = calloc((size_t)plan->chunks + 1, sizeof *save.places);
+    save.hash = XXH3_createState();
+    Status status = write_values(&save);
+    free(save.values);
+    free(save.places);
+    XXH3_freeState(save.hash);
+    if (status != STATUS_OK) {
+        checkpoint_write_discard(self);
+        return status;
+    }
+    *out = self;
+    *state_digest = self->state_digest;
+    *not_finite = save.not_finite;
+    return STATUS_OK;
+}
+
+/* ---- the second stroke */
+
+/* The fields that the writer alone knows. */
+static void fill_block(const CheckpointWriting *self, UserBlock *block) {
+    const CheckpointPlan *plan = self->plan;
+    /* what needs no newer version stays readable by older programs */
+    block->version = plan->level > 0 ? 2 : 1;
+    strcpy(block->compression, "none");
+    if (plan->level > 0)
+        snprintf(block->compression, sizeof block->compression, "zlib:%d", plan->level);
+    block->value_bytes = plan->value_bytes;
+    block->bytes = self->bytes;
+    block->metadata_bytes = (int64_t)plan->region_bytes;
+    block->metadata_digest = digest_of(self->region, plan->region_bytes);
+    block->state_digest = self->state_digest;
+    memcpy(block->writer, plan->writer, sizeof block->writer);
+    clock_utc(block->created_at);
+}
+
+/* Everything up to the checked close; errno tells why after a failure of the named step. */
+static int finish_file(CheckpointWriting *self, UserBlock *block, Status *status) {
+    self->step = "write the metadata of";
+    if (write_behind_pages(self->fd, self->region, self->plan->region_bytes,
+                           CHECKPOINT_USER_BLOCK) != 0)
+        return -1;
+    fill_block(self, block);
+    *status = userblock_encode(block, (char *)self->staging);
+    if (*status != STATUS_OK) return -1;
+    self->step = "write the user block of";
+    if (write_behind_pages(self->fd, self->staging, CHECKPOINT_USER_BLOCK, 0) != 0)
+        return -1;
+    self->step = "sync";
+    if (fsync(self->fd) != 0)
+        return -1; /* never retried: the kernel may have dropped pages */
+    self->step = "close";
+    int closed = close(self->fd);
+    self->fd = -1;
+    return closed; /* NFS and quotas report late */
+}
+
+Status checkpoint_write_commit(CheckpointWriting *self, UserBlock *block) {
+    Status status = STATUS_OK;
+    if (finish_file(self, block, &status) != 0 && status == STATUS_OK)
+        status = fail_step(self);
     fault_point("before_commit");
-    if (status == STATUS_OK) status = file_name_and_sync(directory, temp, name);
-    if (status != STATUS_OK && created)
-        unlinkat(directory, temp, 0); /* the failure stands */
+    if (status == STATUS_OK) {
+        status = file_name_and_sync(self->directory, self->temp, self->name);
+        self->created = status != STATUS_OK;
+    }
+    checkpoint_write_discard(self); /* the failure stands */
     return status;
+}
+
+void checkpoint_write_discard(CheckpointWriting *self) {
+    if (self == NULL) return;
+    if (self->fd >= 0) close(self->fd);
+    if (self->created) unlinkat(self->directory, self->temp, 0);
+    free(self->staging);
+    free(self->region);
+    free(self);
 }
 
 Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
                         const char *name, UserBlock *block) {
-    TRY(check_plan(plan, state));
-    Save save = {.plan = plan, .state = state, .fd = -1, .bytes = plan->bytes};
-    save.staging = aligned_alloc(CHECKPOINT_PAGE, CHECKPOINT_USER_BLOCK);
-    save.region = aligned_alloc(CHECKPOINT_PAGE, plan->region_bytes);
-    save.values = calloc((size_t)state->count + 1, sizeof *save.values);
-    save.places = calloc((size_t)plan->chunks + 1, sizeof *save.places);
-    save.hash = XXH3_createState();
-    Status status;
-    if (save.staging == NULL || save.region == NULL || save.values == NULL ||
-        save.places == NULL || save.hash == NULL) {
-        status = FAIL(STATUS_MEMORY, NULL, "no memory to write %s", name);
-    } else {
-        memcpy(save.region, plan->region, plan->region_bytes);
-        status = publish(&save, directory, name, block);
-    }
-    free(save.staging);
-    free(save.region);
-    free(save.values);
-    free(save.places);
-    XXH3_freeState(save.hash);
-    return status;
+    CheckpointWriting *writing;
+    Digest state_digest;
+    int not_finite;
+    TRY(checkpoint_write_begin(plan, state, directory, name, &writing, &state_digest,
+                               &not_finite));
+    return checkpoint_write_commit(writing, block);
 }

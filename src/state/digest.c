@@ -76,15 +76,15 @@ Digest state_digest(const State *state) {
 }
 
 /* By bits: an exponent of ones alone is infinite or NaN. Summed in words, for the vectoriser. */
-static bool is_finite(DType dtype, const unsigned char *data, size_t bytes) {
+bool state_values_are_finite(DType dtype, const void *data, size_t bytes) {
     uint32_t bad = 0;
     uint64_t bad_wide = 0;
     if (dtype == DTYPE_F32) {
-        const uint32_t *words = (const uint32_t *)data;
+        const uint32_t *words = data;
         for (size_t i = 0; i < bytes / sizeof *words; i++)
             bad |= (words[i] & 0x7f800000u) == 0x7f800000u;
     } else if (dtype == DTYPE_F64) {
-        const uint64_t *words = (const uint64_t *)data;
+        const uint64_t *words = data;
         for (size_t i = 0; i < bytes / sizeof *words; i++)
             bad_wide |= (words[i] >> 52 & 0x7ff) == 0x7ff;
     }
@@ -106,7 +106,7 @@ Digest state_examine(const State *state, int *not_finite) {
         for (size_t at = 0; at < entry->bytes; at += CHUNK) {
             size_t bytes = entry->bytes - at < CHUNK ? entry->bytes - at : CHUNK;
             XXH3_128bits_update(&hash, data + at, bytes);
-            if (finite) finite = is_finite(entry->dtype, data + at, bytes);
+            if (finite) finite = state_values_are_finite(entry->dtype, data + at, bytes);
         }
         if (!finite && (*not_finite < 0 || index < *not_finite)) *not_finite = index;
         add_entry(&digester, entry, from_xxh(XXH3_128bits_digest(&hash)));

@@ -104,6 +104,10 @@ Digest state_entry_digest(const State *state, int index);
  * *not_finite is the first entry that is not, or -1. */
 Digest state_examine(const State *state, int *not_finite);
 
+/* Whether none of the floats in data (bytes long, aligned as the type wants) is infinite or NaN; integers
+ * always are. */
+bool state_values_are_finite(DType dtype, const void *data, size_t bytes);
+
 void digest_print(Digest digest, char text[DIGEST_TEXT]);
 bool digest_parse(const char *text, Digest *out); /* exactly 32 lower-case hex digits */
 bool digest_equal(Digest a, Digest b);
