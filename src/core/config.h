@@ -69,6 +69,10 @@ typedef struct {
     struct {
         int64_t every_steps; /* 0: none in between */
         bool every_epoch;
+        bool on_better;
+        double every_minutes;              /* 0: not by the clock */
+        char interval[8];                  /* none | auto */
+        double interval_min, interval_max; /* seconds; of auto */
         int64_t keep_last, max_failures;
         int64_t keep_every; /* 0: none */
         struct {
@@ -85,6 +89,8 @@ typedef struct {
     } log;
     struct {
         double hang_timeout; /* seconds; 0: waits for ever */
+        double stop_after;   /* seconds; 0: never */
+        double end_margin;   /* seconds */
     } fault;
     char resume[CONFIG_TEXT]; /* auto | none | must | PATH */
 } Config;
