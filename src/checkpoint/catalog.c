@@ -76,6 +76,20 @@ static void apply_limit(CatalogItem *item, OwnerLimit limit) {
                  (long long)limit.step);
 }
 
+static void apply_limits(CatalogItem *item, const OwnerRecord *records, int count) {
+    for (int i = 0; i < count; i++) {
+        const OwnerRecord *later = &records[i];
+        if (!later->readable) continue;
+        for (int j = 0; j < later->limit_count; j++)
+            apply_limit(item, later->limits[j]);
+        apply_limit(item, (OwnerLimit){later->generation, later->restored_step});
+    }
+}
+
+void catalog_limit(const Catalog *catalog, CatalogItem *item) {
+    apply_limits(item, catalog->records, catalog->record_count);
+}
+
 static Status look_at(int directory, CatalogItem *item) {
     struct stat about;
     if (fstatat(directory, item->name, &about, AT_SYMLINK_NOFOLLOW) != 0)
@@ -104,13 +118,13 @@ static void judge(int directory, CatalogItem *item, const OwnerRecord *records, 
         reject(item, STATUS_CORRUPT, reason);
         return;
     }
-    for (int i = 0; i < count; i++) {
-        const OwnerRecord *later = &records[i];
-        if (!later->readable) continue;
-        for (int j = 0; j < later->limit_count; j++)
-            apply_limit(item, later->limits[j]);
-        apply_limit(item, (OwnerLimit){later->generation, later->restored_step});
-    }
+    apply_limits(item, records, count);
+}
+
+static int newest_record_first(const void *a, const void *b) {
+    const OwnerRecord *first = a, *second = b;
+    return (first->generation < second->generation) -
+           (first->generation > second->generation);
 }
 
 /* A launch that began afresh, told by its own record or by a later one. */
@@ -170,9 +184,11 @@ Status catalog_open_at(int directory, Catalog *out) {
         judge(directory, &items[i], records, record_count);
     }
     out->newest_generation = listing_newest_owner(&listing);
+    qsort(records, (size_t)record_count, sizeof *records, newest_record_first);
     out->items = items;
+    out->records = records;
+    out->record_count = record_count;
     out->directory = directory;
-    free(records);
     listing_free(&listing);
     return STATUS_OK;
 }
@@ -195,6 +211,7 @@ Status catalog_open(const char *run_dir, Catalog *out) {
 
 void catalog_close(Catalog *catalog) {
     free(catalog->items);
+    free(catalog->records);
     if (catalog->directory >= 0) close(catalog->directory);
     *catalog = (Catalog){.directory = -1};
 }

@@ -35,6 +35,8 @@ typedef struct {
     int64_t newest_generation; /* highest owner record; 0 for none */
     /* the highest that began from nothing; files before it do not count */
     int64_t fresh_generation;
+    struct OwnerRecord *records; /* as read (src/checkpoint/owner.h), newest first */
+    int record_count;
 } Catalog;
 
 /* Lists a run directory (checks names and user blocks; no tensor bytes). A missing directory is an
@@ -44,6 +46,9 @@ Status catalog_open(const char *run_dir, Catalog *out);
 /* The same of an open checkpoints directory, which on success becomes the catalogue's. */
 Status catalog_open_at(int directory, Catalog *out);
 void catalog_close(Catalog *catalog);
+
+/* What the owner records say of a file that lies elsewhere: superseded, or left as it is. */
+void catalog_limit(const Catalog *catalog, CatalogItem *item);
 
 /* True if any checkpoint file exists, valid or not: then a fresh start would hide lost work. */
 bool catalog_has_any(const Catalog *catalog);
@@ -89,8 +94,8 @@ typedef struct {
     Digest restored_digest;
     /* where that file lies when not in this directory; empty: here */
     char restored_path[1024];
-    /* this launch may save that very step once more, with an evaluation that was cut short: its name
-     * under the own generation stays free for that */
+    /* this launch will save that very step itself, since an evaluation was cut short, or the state is in a
+     * host's memory only: its name under the own generation stays free for that */
     bool saved_anew;
     /* the next generation is above this one, too: it stands where the run's checkpoints are mirrored */
     int64_t above_generation;

@@ -13,8 +13,9 @@ typedef struct {
 enum { OWNER_LIMITS = 256 };
 
 /* A record as read. Only `readable` ones may be believed: the text carries its own checksum. */
-typedef struct {
+typedef struct OwnerRecord {
     int64_t generation;
+    Digest digest; /* of its bytes; it tells two launches of one generation apart */
     bool readable;
     bool io_failed; /* not readable, but perhaps right: no byte of it was seen */
     bool starved;   /* the same, for want of memory */

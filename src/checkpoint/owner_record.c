@@ -187,6 +187,7 @@ void owner_read(int directory, int64_t generation, OwnerRecord *out) {
                  status_failure()->what);
         return;
     }
+    out->digest = digest_of(bytes, size);
     json_error_t error;
     json_t *text = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &error);
     free(bytes);
