@@ -1,5 +1,6 @@
 /* Finding the state to go on from, and bringing it to every rank. Rank 0 alone lists, chooses, checks
- * and reads; the others learn from it, so that no two can choose differently.
+ * and reads; the others learn from it, so that no two can choose differently. Where hosts hold snapshots
+ * in their memory each tells rank 0 of its own, and the one that holds the chosen one reads it.
  *
  * Life of one candidate: CHOSEN → STREAMED → COMPARED → restored. What fails on the way is named in
  * the log once, with the reason, and the next older one is tried. Never a fresh start when there is
@@ -14,15 +15,16 @@ typedef struct {
     const char *run_dir;
     /* auto | none | must | the path of one checkpoint file, or its address in a store */
     const char *resume;
-    /* Looks at a candidate before its tensors move; on rank 0 only. Its failure ends the restore and
-     * becomes every rank's (another configuration is no reason to try an older file). NULL: all are
+    /* Looks at a candidate before its tensors move; on the rank that reads it. Its failure ends the restore
+     * and becomes every rank's (another configuration is no reason to try an older file). NULL: all are
      * accepted. */
     Status (*accept)(void *context, const UserBlock *block, const char *identity,
                      const char *name);
     void *context;
     const char
         *mirror; /* s3://bucket/prefix: where an empty run directory is filled from; NULL */
-    bool read_only; /* leave nothing behind: the run directory is another's */
+    bool read_only;        /* leave nothing behind: the run directory is another's */
+    const char *local_dir; /* where hosts hold snapshots (checkpoint.local.dir); NULL */
 } RestoreRequest;
 
 typedef struct {
@@ -37,6 +39,10 @@ typedef struct {
     bool restored; /* false: a fresh start; then all below is empty */
     char name[CATALOG_NAME];
     char path[1024]; /* of a file outside of the run directory; empty: inside */
+    bool
+        held; /* it is in a host's memory only: the run directory has yet to get that state */
+    int holder; /* the rank that read it, 0 unless it was held */
+    char holder_host[64];
     UserBlock block;
     char *identity, *config, *lineage; /* texts out of the file */
     double seconds;
@@ -47,7 +53,8 @@ typedef struct {
     CatalogSeen seen; /* rank 0: how far the directory had come; nothing for a PATH */
 } RestoreResult;
 
-/* Fills `state` from the newest checkpoint that counts and proves itself, or finds that the run starts
+/* Fills `state` from the newest checkpoint that counts and proves itself, in the run directory or held by
+ * a host (for auto and must), or finds that the run starts
  * afresh (the state is then all zero, as it came).
  *
  *   auto  the newest valid one; fresh only where there is no checkpoint at all
@@ -59,6 +66,9 @@ typedef struct {
  * Where there is no checkpoint at all and the run is mirrored, auto and must first bring the newest one that
  * proves itself from there, under its own name; a mirror that cannot be asked ends the launch. none is
  * refused where the mirror holds any.
+ *
+ * What is held counts as what lies in the run directory does, by generation and step; of equals the one in the
+ * run directory is read. Held snapshots alone do not keep auto from a fresh start when none is whole.
  *
  * Before it returns, all ranks have compared the digest of what they hold with each other and with the
  * file's. An entry that omit_entry names stays zero everywhere; then only ranks are compared.
