@@ -1,48 +1,55 @@
 /* Measures a durable save and a restore against direct writes and reads of the same bytes, interleaved:
- *   mpirun -n RANKS bench_checkpoint DIR [--json FILE] [--rounds N]
- * DIR lies on the disk that is meant, with 2 GB free. A time is that of the slowest rank, the median over
+ *   mpirun -n RANKS bench_checkpoint DIR [--rounds N]
+ *   mpirun -n RANKS bench_checkpoint DIR --control PATH      (by bench/checkpoint.py)
+ * DIR lies on the disk that is meant, with 3 GB free. A time is that of the slowest rank, the median over
  * the rounds. A save runs from the call on every rank until the name is durable; deleting an old
  * file, which a run does afterwards, is measured by itself. A restore runs from the call until every rank
  * holds the proved state. Each file is read once after it was written, past the page cache: a disk of a
  * virtual machine is faster the second time. What is saved is restored and compared before anything is
  * timed.
  *
+ * With --control rank r reads commands from the FIFO PATH.r, where it sleeps between them, about a state of the
+ * last size; rank 0 answers on standard output with one line of JSON each:
+ *   check                   saves, proves the file, restores, and compares every bit on every rank
+ *   time WAY                seconds of one of the ways (their numbers are in the description that it begins with)
+ *   memory save             bytes that a process's first save takes beyond the state, at most, the worst rank's
+ *   memory restore FILE     … its first restore, of another launch's file
+ *   quit
+ *
  * On a machine with other work, start it under `chrt --rr 1`: saves and restores need the processor, direct
  * access to the disk hardly does. */
-#include "dist/collective_mpi.h"
+#include "bench/support/ceiling.h"
+#include "bench/support/measure.h"
 #include "dist/world.h"
 #include "src/checkpoint/restore.h"
 #include "src/checkpoint/saver.h"
-#include "src/core/file.h"
+#include "src/core/clock.h"
 #include "src/core/rng.h"
 
-#include <fcntl.h>
 #include <jansson.h>
-#include <mpi.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
-    WAYS = 8,
+    WAYS = 9,
     SIZES = 2,
     MOST_ROUNDS = 99,
     FEWEST_ROUNDS = 9,
     LAYERS = 16,
     KEEP_ALL = 1 << 20
 };
-enum { RAW_PIECE = 8 << 20, MOST_IN_FLIGHT = 2 };
+
+/* Parameters: three times four bytes each. The second one's state has 528 MiB. */
+static const int64_t sizes[SIZES] = {8 << 20, 44 << 20};
 
 typedef enum { RAW_WRITE, SAVE, RAW_READ, RESTORE, DELETE, COPY } Kind;
 
 typedef struct {
     const char *name;
     Kind kind;
-    int in_flight; /* of 8 MiB requests */
+    int threads; /* of the machine's own ways */
 } Way;
 
 static const Way ways[WAYS] = {
@@ -53,39 +60,24 @@ static const Way ways[WAYS] = {
     {"direct read, two in flight", RAW_READ, 2},
     {"restore", RESTORE, 0},
     {"delete an old file", DELETE, 0},
-    {"memcpy of the state, each rank", COPY, 0},
+    {"memcpy of the state", COPY, 1},
+    {"memcpy of the state, two threads", COPY, 2},
 };
 
 static Collective *world;
 static char run_dir[512];
 static Owner owner; /* rank 0 */
 static State *state;
-static Saver *saver;
+static Saver *saver;              /* NULL: before the first save */
 static SaverEvent newest;         /* what was saved last … */
 static char before[CATALOG_NAME]; /* … and before it */
 static int64_t step;
-static void *copy;
+static char *copy; /* NULL: before the first copy */
 
 static void stop_unless(Status status) {
     if (status == STATUS_OK) return;
     status_print(status_failure());
     world->ops->abort(world, 1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return values[count / 2];
 }
 
 /* ---- the state: weights of a few layers and AdamW's two moments */
@@ -113,9 +105,14 @@ static void make_state(int64_t parameters) {
 static void fill_state(void) {
     for (int kind = 0; kind < ARENA_SCALAR; kind++) {
         float *values = state->arenas[kind].data;
+        size_t count = state->arenas[kind].bytes / sizeof(float);
         Rng rng = rng_at(7, RNG_TEST, 0, (uint32_t)kind);
-        for (size_t i = 0; i < state->arenas[kind].bytes / sizeof(float); i++)
-            values[i] = (float)(rng_word(rng, 0, (uint32_t)i) >> 8);
+        for (size_t i = 0; i < count; i += 4) {
+            uint32_t words[4];
+            rng_block(rng, 0, (uint32_t)(i / 4), words);
+            for (size_t j = i; j < i + 4 && j < count; j++)
+                values[j] = (float)(words[j - i] >> 8);
+        }
     }
 }
 
@@ -125,73 +122,29 @@ static void empty_state(void) {
             memset(state->arenas[kind].data, 0, state->arenas[kind].bytes);
 }
 
-/* ---- the disk's own speed */
-
-typedef struct {
-    int fd;
-    bool writes;
-    int64_t from, to;
-    unsigned char *buffer;
-    int error;
-} Stretch;
-
-static void *move_stretch(void *argument) {
-    Stretch *self = argument;
-    for (int64_t at = self->from; at < self->to && self->error == 0; at += RAW_PIECE) {
-        size_t bytes = self->to - at < RAW_PIECE ? (size_t)(self->to - at) : RAW_PIECE;
-        self->error = self->writes ? file_write_at(self->fd, self->buffer, bytes, at)
-                                   : file_read_at(self->fd, self->buffer, bytes, at);
-    }
-    return NULL;
+static size_t state_bytes(void) {
+    size_t bytes = 0;
+    for (int kind = 0; kind < ARENA_COUNT; kind++)
+        bytes += state->arenas[kind].bytes;
+    return bytes;
 }
 
-static unsigned char *raw_buffers[MOST_IN_FLIGHT];
-
-static int raw_open(const char *name, int flags) {
-    int fd = openat(owner.directory, name, flags | O_DIRECT | O_CLOEXEC, 0600);
-    if (fd < 0)
-        stop_unless(FAIL(STATUS_IO, "use a DIR whose file system knows O_DIRECT",
-                         "cannot open %s for direct input and output", name));
-    return fd;
-}
-
-/* Moves as many bytes as the newest checkpoint has, each thread its own part of the file. */
-static void move_raw(int fd, bool writes, int in_flight) {
-    Stretch parts[MOST_IN_FLIGHT];
-    pthread_t threads[MOST_IN_FLIGHT];
-    int64_t half = newest.bytes / in_flight / RAW_PIECE * RAW_PIECE;
-    for (int i = 0; i < in_flight; i++) {
-        int64_t end = i + 1 == in_flight ? newest.bytes : (i + 1) * half;
-        parts[i] = (Stretch){fd, writes, i * half, end, raw_buffers[i], 0};
-        if (i > 0) pthread_create(&threads[i], NULL, move_stretch, &parts[i]);
-    }
-    move_stretch(&parts[0]);
-    for (int i = 1; i < in_flight; i++)
-        pthread_join(threads[i], NULL);
-    for (int i = 0; i < in_flight; i++)
-        if (parts[i].error != 0) stop_unless(FAIL(STATUS_IO, NULL, "direct access failed"));
-}
-
-static const char *const raw_names[] = {"", "raw.one", "raw.two"};
-
-static void write_raw(int in_flight) {
-    if (world->rank != 0) return;
-    int fd = raw_open(raw_names[in_flight], O_WRONLY | O_CREAT | O_EXCL);
-    if (fallocate(fd, 0, 0, newest.bytes) != 0)
-        stop_unless(FAIL(STATUS_IO, NULL, "no room"));
-    move_raw(fd, true, in_flight);
-    if (fsync(fd) != 0) stop_unless(FAIL(STATUS_IO, NULL, "fsync failed"));
-    close(fd);
-}
-
-static void read_raw(int in_flight) {
-    if (world->rank != 0) return;
-    int fd = raw_open(raw_names[in_flight], O_RDONLY);
-    move_raw(fd, false, in_flight);
-    close(fd);
+static void close_state(void) {
+    saver_close(saver);
+    saver = NULL;
+    state_destroy(state);
+    free(copy);
+    copy = NULL;
 }
 
 /* ---- the ways */
+
+static void open_saver(void) {
+    static const CheckpointText text = {"{}", "run: {}\n", "[]"};
+    const SaverOptions options = {.max_failures = 1, .keep.keep_last = KEEP_ALL};
+    stop_unless(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, &options,
+                           &saver));
+}
 
 static void save(void) {
     UserBlock what = {.step = ++step};
@@ -202,154 +155,201 @@ static void save(void) {
     if (newest.status != STATUS_OK) stop_unless(status_adopt(&newest.failure));
 }
 
-static void restore(void) {
-    RestoreRequest request = {.run_dir = run_dir, .resume = "must"};
+static void restore_from(const char *where, int64_t expected_step) {
+    RestoreRequest request = {.run_dir = run_dir, .resume = where};
     RestoreResult result;
     stop_unless(restore_newest(world, &request, state, &result));
-    if (result.block.step != step)
+    if (expected_step >= 0 && result.block.step != expected_step)
         stop_unless(FAIL(STATUS_CORRUPT, NULL, "restored step %lld instead of %lld",
-                         (long long)result.block.step, (long long)step));
+                         (long long)result.block.step, (long long)expected_step));
     restore_result_free(&result);
 }
 
-static void copy_state(void) {
+static void copy_state(int threads) {
     char *to = copy;
     for (int kind = 0; kind < ARENA_COUNT; kind++) {
-        if (state->arenas[kind].bytes == 0) continue;
-        memcpy(to, state->arenas[kind].data, state->arenas[kind].bytes);
+        ceiling_copy(to, state->arenas[kind].data, state->arenas[kind].bytes, threads);
         to += state->arenas[kind].bytes;
     }
 }
 
-static void run_way(const Way *way) {
-    if (way->kind == RAW_WRITE) write_raw(way->in_flight);
-    if (way->kind == SAVE) save();
-    if (way->kind == RAW_READ) read_raw(way->in_flight);
-    if (way->kind == RESTORE) restore();
-    if (way->kind == DELETE && world->rank == 0) unlinkat(owner.directory, before, 0);
-    if (way->kind == COPY) copy_state();
+static const char *raw_name(const Way *way) {
+    return way->threads == 1 ? "raw.one" : "raw.two";
 }
 
-/* Who waited by spinning would take the processor from the disk's own work. */
-static void wait_asleep(MPI_Comm comm) {
-    MPI_Request request;
-    int over = 0;
-    for (MPI_Ibarrier(comm, &request); !over; MPI_Test(&request, &over, MPI_STATUS_IGNORE))
-        usleep(200);
+static void run_way(const Way *way) {
+    bool first = world->rank == 0;
+    if (way->kind == RAW_WRITE && first)
+        stop_unless(
+            ceiling_write(owner.directory, raw_name(way), newest.bytes, way->threads));
+    if (way->kind == SAVE) save();
+    if (way->kind == RAW_READ && first)
+        stop_unless(
+            ceiling_read(owner.directory, raw_name(way), newest.bytes, way->threads));
+    if (way->kind == RESTORE) restore_from("must", step);
+    if (way->kind == DELETE && first) unlinkat(owner.directory, before, 0);
+    if (way->kind == COPY) copy_state(way->threads);
 }
 
 /* Seconds on the slowest rank. */
 static double measure(const Way *way) {
-    MPI_Comm comm = ((CollectiveMpi *)world)->comm;
     if (way->kind == RESTORE) empty_state(); /* touched, as it is after state_allocate */
     if (way->kind == RAW_WRITE && world->rank == 0)
-        unlinkat(owner.directory, raw_names[way->in_flight], 0);
-    MPI_Barrier(comm);
-    double start = now();
+        unlinkat(owner.directory, raw_name(way), 0);
+    if (way->kind == COPY && copy == NULL) copy = ceiling_memory(state_bytes());
+    if (way->kind == COPY && copy == NULL)
+        stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory for a copy of the state"));
+    stop_unless(world->ops->barrier(world));
+    double start = clock_seconds();
     run_way(way);
-    double seconds = now() - start;
-    wait_asleep(comm);
-    MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, comm);
-    return seconds;
+    double seconds = clock_seconds() - start;
+    measure_wait_asleep(world);
+    return measure_slowest(world, seconds);
 }
 
 /* A save comes back with every bit, on every rank. */
 static void check(void) {
     Digest saved = state_digest(state);
+    if (saver == NULL) open_saver();
     save();
     UserBlock block;
     if (world->rank == 0)
         stop_unless(checkpoint_verify(owner.directory, newest.name, &block));
     empty_state();
-    restore();
+    restore_from("must", step);
     Status same = digest_equal(saved, state_digest(state))
                       ? STATUS_OK
                       : FAIL(STATUS_CORRUPT, NULL, "a restored state is not the saved one");
     stop_unless(world->ops->agree(world, same));
 }
 
+static void delete_files(void) {
+    if (world->rank != 0) return;
+    for (int w = 0; w < WAYS; w++)
+        if (ways[w].kind == RAW_WRITE) unlinkat(owner.directory, raw_name(&ways[w]), 0);
+    unlinkat(owner.directory, newest.name, 0);
+    unlinkat(owner.directory, before, 0);
+}
+
+/* ---- by itself: a table */
+
 static double faster(double a, double b) {
     return a < b ? a : b;
 }
 
-static void measure_size(int64_t parameters, int rounds, json_t *results) {
-    static const CheckpointText text = {"{}", "run: {}\n", "[]"};
-    static double seconds[WAYS][MOST_ROUNDS];
+static void print_table(int64_t parameters, double (*seconds)[MOST_ROUNDS], int rounds) {
     double medians[WAYS];
-    size_t bytes = 0;
+    for (int w = 0; w < WAYS; w++) {
+        medians[w] = measure_median(seconds[w], rounds);
+        printf("%-33s %4lld M parameters  %7.1f MiB  %d ranks  cpu  %8.1f ms  %5.2f "
+               "GB/s\n",
+               ways[w].name, (long long)parameters >> 20, (double)newest.bytes / (1 << 20),
+               world->size, 1e3 * medians[w], (double)newest.bytes / medians[w] / 1e9);
+    }
+    printf("save ÷ the faster direct write %.2f, restore ÷ the faster direct read %.2f\n",
+           medians[2] / faster(medians[0], medians[1]),
+           medians[5] / faster(medians[3], medians[4]));
+    fflush(stdout);
+}
+
+static void measure_size(int64_t parameters, int rounds) {
+    static double seconds[WAYS][MOST_ROUNDS];
     make_state(parameters);
     fill_state();
-    const SaverOptions options = {.max_failures = 1, .keep.keep_last = KEEP_ALL};
-    stop_unless(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, &options,
-                           &saver));
-    for (int kind = 0; kind < ARENA_COUNT; kind++)
-        bytes += state->arenas[kind].bytes;
-    copy = malloc(bytes);
-    if (copy == NULL) stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory"));
-    copy_state();
     check();
     for (int round = -1; round < rounds; round++) /* the first one only warms up */
         for (int w = 0; w < WAYS; w++)
             seconds[w][round < 0 ? 0 : round] = measure(&ways[w]);
-    for (int w = 0; w < WAYS; w++)
-        medians[w] = median(seconds[w], rounds);
-    double write = faster(medians[0], medians[1]), read = faster(medians[3], medians[4]);
-    json_t *result =
-        json_pack("{s:I, s:I, s:f, s:f}", "parameters", (json_int_t)parameters, "bytes",
-                  (json_int_t)newest.bytes, "save_over_direct_write", medians[2] / write,
-                  "restore_over_direct_read", medians[5] / read);
-    for (int w = 0; w < WAYS; w++) {
-        json_object_set_new(result, ways[w].name, json_real(medians[w]));
-        if (world->rank == 0)
-            printf("%-31s %4lld M parameters  %7.1f MiB  %d ranks  cpu  %8.1f ms  %5.2f "
-                   "GB/s\n",
-                   ways[w].name, (long long)parameters >> 20,
-                   (double)newest.bytes / (1 << 20), world->size, 1e3 * medians[w],
-                   (double)newest.bytes / medians[w] / 1e9);
-    }
-    if (world->rank == 0)
-        printf(
-            "save ÷ the faster direct write %.2f, restore ÷ the faster direct read %.2f\n",
-            medians[2] / write, medians[5] / read);
-    json_array_append_new(results, result);
-    if (world->rank == 0)
-        for (int i = 1; i <= MOST_IN_FLIGHT; i++)
-            unlinkat(owner.directory, raw_names[i], 0);
-    saver_close(saver);
-    state_destroy(state);
-    free(copy);
+    if (world->rank == 0) print_table(parameters, seconds, rounds);
+    delete_files();
+    close_state();
 }
 
-/* Adds this run to the file's list, in the place of an older one on as many ranks. */
-static int store(const char *path, json_t *run) {
-    json_t *report = json_load_file(path, 0, NULL);
-    json_t *runs = json_object_get(report, "runs");
-    if (!json_is_array(runs)) {
-        json_decref(report);
-        runs = json_array();
-        report = json_pack("{s:s, s:o}", "bench", "checkpoint", "runs", runs);
+/* ---- on command */
+
+/* Bytes that this process has (`peak`: has had) in memory. */
+static double resident_bytes(bool peak) {
+    FILE *file = fopen("/proc/self/status", "r");
+    char line[128];
+    double kib = 0;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (strncmp(line, peak ? "VmHWM:" : "VmRSS:", 6) == 0) kib = atof(line + 6);
+    if (file != NULL) fclose(file);
+    return 1024 * kib;
+}
+
+/* What the first save, or the first restore, of this process takes at most, on the worst rank. */
+static void answer_memory(const char *what, const char *file) {
+    empty_state(); /* no page of it may first be touched below */
+    double already = resident_bytes(false);
+    if (strcmp(what, "save") == 0) {
+        open_saver();
+        save();
+    } else {
+        restore_from(file, -1);
     }
-    for (size_t i = json_array_size(runs); i-- > 0;)
-        if (json_integer_value(json_object_get(json_array_get(runs, i), "ranks")) ==
-            world->size)
-            json_array_remove(runs, i);
-    json_array_append(runs, run);
-    int failed = json_dump_file(report, path, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
-    if (failed != 0) fprintf(stderr, "cannot write %s\n", path);
-    json_decref(report);
-    return failed;
+    double most = measure_slowest(world, resident_bytes(true) - already);
+    measure_answer(world, json_pack("{s:f}", "bytes", most));
+}
+
+static void describe(void) {
+    json_t *names = json_array();
+    for (int w = 0; w < WAYS; w++)
+        json_array_append_new(names, json_string(ways[w].name));
+    measure_answer(world,
+                   json_pack("{s:i, s:I, s:I, s:i, s:o}", "ranks", world->size,
+                             "parameters", (json_int_t)sizes[SIZES - 1], "bytes",
+                             (json_int_t)state_bytes(), "layers", LAYERS, "ways", names));
+}
+
+static void obey(FILE *commands) {
+    char line[1024];
+    while (fgets(line, sizeof line, commands) != NULL) {
+        char verb[16], what[16], file[960] = "";
+        int words = sscanf(line, "%15s %15s %959s", verb, what, file);
+        int way = words == 2 ? atoi(what) : WAYS;
+        if (words == 1 && strcmp(verb, "check") == 0) {
+            check();
+            measure_answer(world, json_pack("{s:s, s:I}", "name", newest.name, "bytes",
+                                            (json_int_t)newest.bytes));
+        } else if (way >= 0 && way < WAYS && strcmp(verb, "time") == 0) {
+            double seconds = measure(&ways[way]);
+            measure_answer(
+                world, json_pack("{s:f, s:s}", "seconds", seconds, "name", newest.name));
+        } else if (words >= 2 && strcmp(verb, "memory") == 0) {
+            answer_memory(what, file);
+        } else if (words == 1 && strcmp(verb, "quit") == 0) {
+            return;
+        } else {
+            stop_unless(FAIL(STATUS_USAGE, NULL, "unknown command: %s", line));
+        }
+    }
+}
+
+static void obey_commands(const char *control) {
+    make_state(sizes[SIZES - 1]);
+    fill_state();
+    describe();
+    FILE *commands = measure_open_commands(world, control);
+    if (commands == NULL)
+        stop_unless(FAIL(STATUS_IO, NULL, "cannot read commands: %s", control));
+    obey(commands);
+    fclose(commands);
+    delete_files();
+    close_state();
 }
 
 int main(int argc, char **argv) {
-    const char *path = NULL;
+    const char *control = NULL;
     int rounds = FEWEST_ROUNDS;
     for (int i = 2; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--json") == 0) path = argv[i + 1];
+        if (strcmp(argv[i], "--control") == 0) control = argv[i + 1];
         if (strcmp(argv[i], "--rounds") == 0) rounds = atoi(argv[i + 1]);
     }
     if (argc < 2 || !world_is_launched() || rounds < FEWEST_ROUNDS ||
         rounds > MOST_ROUNDS) {
-        fprintf(stderr, "usage: mpirun -n RANKS %s DIR [--json FILE] [--rounds %d..%d]\n",
+        fprintf(stderr,
+                "usage: mpirun -n RANKS %s DIR [--rounds %d..%d] [--control PATH]\n",
                 argv[0], FEWEST_ROUNDS, MOST_ROUNDS);
         return 2;
     }
@@ -360,24 +360,13 @@ int main(int argc, char **argv) {
     }
     const OwnerClaim fresh = {.restored_step = -1};
     if (world->rank == 0) stop_unless(owner_take(run_dir, &fresh, OWNER_WATCH_S, &owner));
-    for (int i = 0; i < MOST_IN_FLIGHT; i++) {
-        raw_buffers[i] = aligned_alloc(2 << 20, RAW_PIECE);
-        madvise(raw_buffers[i], RAW_PIECE, MADV_HUGEPAGE); /* fewer, longer requests */
-        for (size_t at = 0; at < RAW_PIECE; at++)
-            raw_buffers[i][at] = (unsigned char)(at * at >> 7);
+    if (control != NULL) {
+        obey_commands(control);
+    } else {
+        for (int i = 0; i < SIZES; i++)
+            measure_size(sizes[i], rounds);
     }
-    double load = 0; /* what else runs here */
-    getloadavg(&load, 1);
-    json_t *results = json_array();
-    static const int64_t sizes[SIZES] = {8 << 20, 32 << 20};
-    for (int i = 0; i < SIZES; i++)
-        measure_size(sizes[i], rounds, results);
-    json_t *run = json_pack("{s:i, s:i, s:f, s:i, s:o}", "ranks", world->size, "cores",
-                            (int)sysconf(_SC_NPROCESSORS_ONLN), "load_before", load,
-                            "rounds", rounds, "results", results);
-    int failed = world->rank == 0 && path != NULL ? store(path, run) : 0;
-    json_decref(run);
     if (world->rank == 0) owner_release(&owner);
     world_finish(world);
-    return failed != 0;
+    return 0;
 }

@@ -3,9 +3,11 @@
  *   bench_device DEVICE PRECISION [ROUNDS]
  * One line of JSON on standard output, a table on standard error. Operations are given many at a time and waited
  * for once; inputs rotate among sets larger than the caches. */
+#include "bench/support/measure.h"
 #include "dist/collective_alone.h"
 #include "src/backend.h"
 #include "src/collective.h"
+#include "src/core/clock.h"
 #include "src/core/rng.h"
 
 #include <jansson.h>
@@ -13,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ROTATE = 4, ROUNDS = 9, ROUNDS_MAX = 99 };
 #define MEASURE_S 0.02 /* of giving one operation again and again */
@@ -25,22 +26,6 @@ static void stop_unless(Status status) {
     if (status == STATUS_OK) return;
     status_print(status_failure());
     exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, by_size);
-    return values[count / 2];
 }
 
 /* ---- memory with random values */
@@ -105,22 +90,22 @@ static double time_operation(Operation operation, Case *c) {
     stop_unless(device->ops->finish(device, 0));
     int calls = ROTATE;
     for (;;) { /* enough calls to fill a measurement */
-        double start = now();
+        double start = clock_seconds();
         for (int i = 0; i < calls; i++)
             stop_unless(operation(c, i % ROTATE));
         stop_unless(device->ops->finish(device, 0));
-        if (now() - start >= MEASURE_S || calls > 1 << 20) break;
+        if (clock_seconds() - start >= MEASURE_S || calls > 1 << 20) break;
         calls *= 2;
     }
     double seconds[ROUNDS_MAX];
     for (int round = 0; round < rounds; round++) {
-        double start = now();
+        double start = clock_seconds();
         for (int i = 0; i < calls; i++)
             stop_unless(operation(c, i % ROTATE));
         stop_unless(device->ops->finish(device, 0));
-        seconds[round] = (now() - start) / calls;
+        seconds[round] = (clock_seconds() - start) / calls;
     }
-    return median(seconds, rounds);
+    return measure_median(seconds, rounds);
 }
 
 static Status run_copy(Case *c, int turn) {
@@ -364,12 +349,12 @@ static void time_reduction(int shards, int64_t length) {
                                       (size_t)length * sizeof(float)));
     for (int round = -1; round < rounds; round++) {
         stop_unless(device->ops->finish(device, 0));
-        double start = now();
+        double start = clock_seconds();
         stop_unless(collective->ops->reduce(collective, reduction, present));
         stop_unless(device->ops->finish(device, 0));
-        if (round >= 0) seconds[round] = now() - start;
+        if (round >= 0) seconds[round] = clock_seconds() - start;
     }
-    report("reduction of one rank", median(seconds, rounds),
+    report("reduction of one rank", measure_median(seconds, rounds),
            (double)(reduction->node_count + 1) * (double)length * 4, 0);
     collective->ops->reduction_close(collective, reduction);
     if (collective != alone) collective->ops->close(collective);
@@ -389,27 +374,27 @@ static json_t *time_snapshot(int64_t count) {
     for (int round = -1; round < rounds; round++)
         for (int snapshot = 0; snapshot < 2; snapshot++) {
             stop_unless(device->ops->finish(device, 0));
-            double start = now();
+            double start = clock_seconds();
             if (snapshot)
                 stop_unless(device->ops->fetch(device, host, source,
                                                (size_t)count * sizeof(float)));
             for (int i = 0; i < PASSES; i++)
                 stop_unless(device->ops->accumulate(device, 0, other, source, count));
             stop_unless(device->ops->finish(device, 0));
-            double seconds = now() - start;
+            double seconds = clock_seconds() - start;
             stop_unless(device->ops->fetch_finish(device));
             if (round < 0) continue;
             (snapshot ? with : without)[round] = seconds;
             if (snapshot) {
-                start = now();
+                start = clock_seconds();
                 stop_unless(device->ops->fetch(device, host, source,
                                                (size_t)count * sizeof(float)));
                 stop_unless(device->ops->fetch_finish(device));
-                copy[round] = now() - start;
+                copy[round] = clock_seconds() - start;
             }
         }
-    double w = median(with, rounds), wo = median(without, rounds),
-           cp = median(copy, rounds);
+    double w = measure_median(with, rounds), wo = measure_median(without, rounds),
+           cp = measure_median(copy, rounds);
     fprintf(stderr,
             "snapshot of %.0f MB: %.2f ms alone; %d passes %.2f ms without, %.2f ms with "
             "it: stall %.3f of the copy\n",

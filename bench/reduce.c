@@ -3,17 +3,18 @@
  * A time is that of the slowest rank, the median over ROUNDS, and includes that each rank reads the
  * whole result once, as an optimizer does: otherwise a way that leaves it in another core's cache
  * would look too good. Results are checked before. */
+#include "bench/support/measure.h"
 #include "dist/buffer.h"
 #include "dist/collective_mpi.h"
 #include "dist/exchange.h"
 #include "dist/world.h"
+#include "src/core/clock.h"
 
 #include <jansson.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ROUNDS = 15, WAYS = 7, MOST_SHARDS = 64 };
@@ -45,22 +46,6 @@ static void stop_unless(Status status) {
     if (status == STATUS_OK) return;
     status_print(status_failure());
     world->ops->abort(world, 1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return values[count / 2];
 }
 
 /* Small whole numbers: every order of additions gives the same, so one check serves all ways. */
@@ -149,16 +134,13 @@ static void read_back(const float *sum, int64_t length) {
 
 /* Seconds of one run on the slowest rank. */
 static double measure(Case *at, int repeats) {
-    MPI_Comm comm = ((CollectiveMpi *)world)->comm;
-    MPI_Barrier(comm);
-    double start = now();
+    MPI_Barrier(((CollectiveMpi *)world)->comm);
+    double start = clock_seconds();
     for (int i = 0; i < repeats; i++) {
         run_once(at);
         read_back(result_of(at), at->length);
     }
-    double seconds = (now() - start) / repeats;
-    MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, comm);
-    return seconds;
+    return measure_slowest(world, (clock_seconds() - start) / repeats);
 }
 
 /* All ways at one size; prints a line a way and adds them to `results`. */
@@ -174,7 +156,7 @@ static void measure_size(size_t bytes, json_t *results) {
             cases[w].seconds[round] = measure(&cases[w], repeats);
     double allreduce = 0;
     for (int w = WAYS - 1; w >= 0; w--) {
-        double seconds = median(cases[w].seconds, ROUNDS);
+        double seconds = measure_median(cases[w].seconds, ROUNDS);
         if (ways[w].kind == BY_ALLREDUCE) allreduce = seconds;
         if (world->rank == 0) {
             printf("%-24s %9zu KiB  %d ranks  cpu  %10.1f us  %6.2f GB/s", ways[w].name,
@@ -192,20 +174,6 @@ static void measure_size(size_t bytes, json_t *results) {
         }
         close_case(&cases[w]);
     }
-}
-
-static void read_processor(char *name, size_t size) {
-    snprintf(name, size, "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    char line[256];
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || colon == NULL) continue;
-        line[strcspn(line, "\n")] = '\0';
-        snprintf(name, size, "%s", colon + 2);
-        break;
-    }
-    if (file != NULL) fclose(file);
 }
 
 int main(int argc, char **argv) {
@@ -226,7 +194,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     char processor[128];
-    read_processor(processor, sizeof processor);
+    measure_processor(processor, sizeof processor);
     double load = 0; /* what else ran here */
     getloadavg(&load, 1);
     json_t *results = json_array();

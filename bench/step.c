@@ -8,19 +8,18 @@
  *   ceilings           GFLOP/s of multiply-adds and GB/s of memcpy, all ranks at once
  *   quit */
 #include "src/train/step.h"
-#include "dist/collective_mpi.h"
+#include "bench/support/measure.h"
 #include "dist/world.h"
+#include "src/core/clock.h"
 #include "src/model/model.h"
 #include "src/train/optimizer.h"
 #include "src/train/residence.h"
 
 #include <immintrin.h>
 #include <jansson.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     WARM_UP = 3,
@@ -89,12 +88,6 @@ static void *memory_of(size_t bytes) {
     void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
     if (memory == NULL) stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory"));
     return memory;
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 /* ---- set up */
@@ -236,25 +229,17 @@ static json_t *dump(const Run *run, const char *path) {
     return list;
 }
 
-static void answer(json_t *object) {
-    if (world->rank == 0) {
-        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
-        printf("\n");
-        fflush(stdout);
-    }
-    json_decref(object);
-}
-
 static void describe(const Model *model, int batch, const char *path) {
     json_t *names = json_array();
     for (int w = 0; w < WAYS; w++)
         json_array_append_new(names, json_string(ways[w].name));
     json_t *tensors = world->rank == 0 ? dump(&runs[0], path) : json_array();
-    answer(json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
-                     model->arch, "batch", batch, "batches", BATCHES, "side", SIDE, "ranks",
-                     world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
-                     "flop_per_sample", sample_flop(&runs[0]), "device",
-                     runs[0].setup.backend->kind, "ways", names, "tensors", tensors));
+    measure_answer(
+        world, json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
+                         model->arch, "batch", batch, "batches", BATCHES, "side", SIDE,
+                         "ranks", world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
+                         "flop_per_sample", sample_flop(&runs[0]), "device",
+                         runs[0].setup.backend->kind, "ways", names, "tensors", tensors));
 }
 
 /* ---- commands */
@@ -289,13 +274,7 @@ static void answer_losses(Run *run, int steps) {
         give_step(run, i);
         json_array_append_new(losses, json_real(collect(run)));
     }
-    answer(json_pack("{s:o}", "losses", losses));
-}
-
-static double slowest(double seconds) {
-    MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX,
-                  ((CollectiveMpi *)world)->comm);
-    return seconds;
+    measure_answer(world, json_pack("{s:o}", "losses", losses));
 }
 
 static void answer_time(Run *run, int steps) {
@@ -305,13 +284,14 @@ static void answer_time(Run *run, int steps) {
         collect(run);
     }
     stop_unless(world->ops->barrier(world));
-    double start = now();
+    double start = clock_seconds();
     for (int i = 0; i < steps; i++) { /* collected one behind, as in training */
         give_step(run, WARM_UP + i);
         if (i > 0) collect(run);
     }
     if (steps > 0) collect(run);
-    answer(json_pack("{s:f}", "seconds", slowest(now() - start)));
+    measure_answer(world, json_pack("{s:f}", "seconds",
+                                    measure_slowest(world, clock_seconds() - start)));
 }
 
 enum { CHAINS = 12, FMA_ROUNDS = 20 * 1000 * 1000, COPY = 64 << 20, COPIES = 8 };
@@ -346,23 +326,23 @@ static double flop_avx2(void) {
 
 static void answer_ceilings(void) {
     stop_unless(world->ops->barrier(world));
-    double start = now();
+    double start = clock_seconds();
     double flop = __builtin_cpu_supports("avx512f") ? flop_avx512() : flop_avx2();
-    double fma_seconds = slowest(now() - start);
+    double fma_seconds = measure_slowest(world, clock_seconds() - start);
     char *from = memory_of(COPY), *to = memory_of(COPY);
     memset(from, 1, COPY);
     memset(to, 1, COPY);
     stop_unless(world->ops->barrier(world));
-    start = now();
+    start = clock_seconds();
     for (int i = 0; i < COPIES; i++)
         memcpy(to, from, COPY);
-    double copy_seconds = slowest(now() - start);
+    double copy_seconds = measure_slowest(world, clock_seconds() - start);
     seen = to[COPY / 2];
     free(from);
     free(to);
-    answer(json_pack("{s:f, s:f}", "fma_gflops_per_core", flop / fma_seconds / 1e9,
-                     "memcpy_gb_s_per_rank",
-                     (double)COPIES * (double)COPY / copy_seconds / 1e9));
+    measure_answer(world, json_pack("{s:f, s:f}", "fma_gflops_per_core",
+                                    flop / fma_seconds / 1e9, "memcpy_gb_s_per_rank",
+                                    (double)COPIES * (double)COPY / copy_seconds / 1e9));
 }
 
 static void obey(FILE *commands) {
@@ -416,10 +396,8 @@ int main(int argc, char **argv) {
     for (int w = 0; w < WAYS; w++)
         open_run(&runs[w], model, batch, &ways[w]);
     describe(model, batch, argv[3]);
-    char path[512];
-    snprintf(path, sizeof path, "%s.%d", argv[2], world->rank);
-    FILE *commands = fopen(path, "r");
-    if (commands == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot read %s", path));
+    FILE *commands = measure_open_commands(world, argv[2]);
+    if (commands == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot read %s", argv[2]));
     obey(commands);
     fclose(commands);
     for (int w = 0; w < WAYS; w++)

@@ -21,83 +21,36 @@ import json
 import os
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
+
+from support.sides import Launch, Scripts, machine, store
 
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "ddp_step.py")
 LOSSES, SECONDS = 10, 0.3  # steps whose losses are compared; length of a measurement
 TOLERANCE = {"fp32": 2e-3, "tf32": 1e-2, "bf16": 5e-2}  # of losses: the formats' digits, amplified by training
 
 
-class Ours:
+class Ours(Launch):
     def __init__(self, arguments, model, folder):
-        control, dump = os.path.join(folder, "control"), os.path.join(folder, "dump")
-        paths = [f"{control}.{rank}" for rank in range(arguments.ranks)]
-        for path in paths:
-            os.mkfifo(path)
-        self.process = subprocess.Popen(
-            [arguments.mpirun, "-n", str(arguments.ranks), arguments.bench, model, control, dump,
-             arguments.device, arguments.precision],
-            stdout=subprocess.PIPE, text=True)
-        self.about = self.answer()
+        dump = os.path.join(folder, "dump")
+        super().__init__(arguments.mpirun, arguments.ranks, folder,
+                         lambda control: [arguments.bench, model, control, dump, arguments.device,
+                                          arguments.precision])
         self.about["dump"] = dump
-        self.commands = [open(path, "w", buffering=1) for path in paths]
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("bench_step ended")
-        return json.loads(line)
-
-    def tell(self, line):
-        for commands in self.commands:
-            commands.write(line + "\n")
-
-    def ask(self, line):
-        self.tell(line)
-        return self.answer()
-
-    def close(self):
-        self.tell("quit")
-        self.process.wait()
 
 
-class Peer:
+class Peer(Scripts):
     def __init__(self, arguments):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.processes = []
-        for rank in range(arguments.ranks):
-            environment = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(arguments.ranks),
-                               MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-                               OMP_NUM_THREADS="1", PEER_DEVICE=arguments.device,
-                               PEER_PRECISION=arguments.precision)
-            self.processes.append(subprocess.Popen(
-                [arguments.torch_python, PEER], env=environment, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE if rank == 0 else None))
-        self.about = self.answer()
-
-    def answer(self):
-        line = self.processes[0].stdout.readline()
-        if not line:
-            raise SystemExit("PyTorch ended")
-        return json.loads(line)
-
-    def tell(self, line):
-        for process in self.processes:
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-
-    def ask(self, line):
-        self.tell(line)
-        return self.answer()
-
-    def close(self):
-        self.tell("quit")
-        for process in self.processes:
-            process.wait()
+        super().__init__("PyTorch", [
+            ([arguments.torch_python, PEER],
+             dict(RANK=str(rank), WORLD_SIZE=str(arguments.ranks), MASTER_ADDR="127.0.0.1",
+                  MASTER_PORT=str(port), OMP_NUM_THREADS="1", PEER_DEVICE=arguments.device,
+                  PEER_PRECISION=arguments.precision))
+            for rank in range(arguments.ranks)])
 
 
 def difference(ours, theirs):
@@ -193,14 +146,6 @@ def measure(arguments, model, peer):
             "losses": curves, "results": results}
 
 
-def processor():
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bench", default="build/release/bench/bench_step")
@@ -218,15 +163,10 @@ def main():
     peer = Peer(arguments)
     models = [measure(arguments, model, peer) for model in arguments.models.split(",")]
     peer.close()
-    report = {"bench": "step", "processor": processor(), "cores": os.cpu_count(),
-              "load_before": load_before, "load_after": os.getloadavg()[0],
-              "scheduling": "other" if os.sched_getscheduler(0) == os.SCHED_OTHER else "realtime",
-              "rest_s": arguments.rest, "date": time.strftime("%Y-%m-%d"), "torch": peer.about["torch"],
+    report = {"bench": "step", **machine(load_before), "rest_s": arguments.rest, "torch": peer.about["torch"],
               "torch_capability": peer.about["capability"], "models": models}
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        store(arguments.json, report)
 
 
 main()
