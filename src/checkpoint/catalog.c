@@ -9,6 +9,7 @@
  *     said stands in each later one, too, so that it outlives them. */
 #include "src/checkpoint/catalog.h"
 
+#include "src/checkpoint/directory.h"
 #include "src/checkpoint/listing.h"
 #include "src/checkpoint/owner.h"
 #include "src/core/file.h"
@@ -94,6 +95,8 @@ static Status look_at(int directory, CatalogItem *item) {
     struct stat about;
     if (fstatat(directory, item->name, &about, AT_SYMLINK_NOFOLLOW) != 0)
         return FAIL(STATUS_IO, file_fix_for(errno), "%s", strerror(errno));
+    if (S_ISLNK(about.st_mode))
+        return FAIL(STATUS_CORRUPT, NULL, "a symbolic link, which is never followed");
     if (!S_ISREG(about.st_mode)) return FAIL(STATUS_CORRUPT, NULL, "not a regular file");
     return checkpoint_read_user_block(directory, item->name, &item->block);
 }
@@ -195,15 +198,9 @@ Status catalog_open_at(int directory, Catalog *out) {
 
 Status catalog_open(const char *run_dir, Catalog *out) {
     *out = (Catalog){.directory = -1};
-    char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/checkpoints", run_dir) >= (int)sizeof path)
-        return FAIL(STATUS_USAGE, "use a shorter run.dir",
-                    "the run directory's path is too long");
-    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0 && errno == ENOENT) return STATUS_OK;
-    if (directory < 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
-                    strerror(errno));
+    int directory;
+    TRY(directory_open(run_dir, &directory));
+    if (directory < 0) return STATUS_OK;
     Status listed = catalog_open_at(directory, out);
     if (listed != STATUS_OK) close(directory);
     return listed;

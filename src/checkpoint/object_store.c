@@ -282,7 +282,7 @@ static Status download(const ObjectPlace *place, const char *name, int fd) {
 Status object_fetch(const ObjectPlace *place, const char *name, int directory,
                     const char *as, UserBlock *out) {
     int fd =
-        openat(directory, as, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        openat(directory, as, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
         return FAIL(errno == EEXIST ? STATUS_EXISTS : STATUS_IO, file_fix_for(errno),
                     "cannot create %s: %s", as, strerror(errno));

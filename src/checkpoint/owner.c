@@ -14,6 +14,7 @@
  *     restore and record withdraws. Else one stale record would set aside all that others saved. */
 #include "src/checkpoint/owner.h"
 
+#include "src/checkpoint/directory.h"
 #include "src/checkpoint/listing.h"
 #include "src/core/file.h"
 
@@ -41,11 +42,12 @@ static Status copy_file(int from_directory, const char *from, int directory,
     if (buffer == NULL) goto failed;
     step = "open";
     struct stat about;
-    in = openat(from_directory, from, O_RDONLY | O_CLOEXEC);
+    /* the path of a file elsewhere was resolved when it was chosen: there is no link left in its name */
+    in = openat(from_directory, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (in < 0 || fstat(in, &about) != 0) goto failed;
     step = "create a copy of";
     out =
-        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        openat(directory, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (out < 0) goto failed;
     created = true;
     step = "copy";
@@ -85,7 +87,7 @@ static Status keep_restored(const Owner *owner, const char *restored_path) {
     const char *from = elsewhere ? restored_path : owner->restored_from;
     char name[CATALOG_NAME];
     catalog_name(owner->generation, owner->restored_step, name);
-    if (linkat(from_directory, from, owner->directory, name, AT_SYMLINK_FOLLOW) != 0 &&
+    if (linkat(from_directory, from, owner->directory, name, 0) != 0 &&
         !file_is_same(from_directory, from, owner->directory, name))
         return copy_file(from_directory, from, owner->directory, name);
     return file_sync_directory(owner->directory, name);
@@ -253,20 +255,15 @@ static Status publish_next(Owner *owner, const OwnerClaim *claim, double watch_s
 Status owner_take(const char *run_dir, const OwnerClaim *claim, double watch_s,
                   Owner *out) {
     *out = (Owner){.directory = -1};
-    char path[sizeof out->run_dir + 16];
     if (strlen(run_dir) >= sizeof out->run_dir)
         return FAIL(STATUS_USAGE, "use a shorter run.dir",
                     "the run directory's path is too long");
-    snprintf(path, sizeof path, "%s/checkpoints", run_dir);
-    TRY(file_make_directory(path));
     Owner owner = {.restored_step = -1};
     strcpy(owner.run_dir, run_dir);
-    owner.directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (owner.directory < 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
-                    strerror(errno));
+    TRY(directory_make(run_dir, &owner.directory));
 
-    Status taken = STATUS_EXISTS;
+    Status taken = directory_check(run_dir, owner.directory);
+    if (taken == STATUS_OK) taken = STATUS_EXISTS;
     for (int i = 0; i < TAKE_ATTEMPTS && taken == STATUS_EXISTS; i++)
         taken = publish_next(&owner, claim, watch_s);
     if (taken == STATUS_EXISTS)
@@ -334,10 +331,8 @@ void owner_release(Owner *owner) {
     char name[CATALOG_NAME];
     owner_name(owner->generation, ".end", name);
     int fd = -1;
-    if (ours)
-        fd = openat(owner->directory, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-                    0600);
-    if (fd >= 0) close(fd);
+    if (ours && file_open(owner->directory, name, O_WRONLY | O_CREAT, &fd) == STATUS_OK)
+        close(fd);
     close(owner->directory);
     owner->directory = -1;
 }

@@ -35,9 +35,9 @@ struct OwnerBeat {
 static void beat_once(OwnerBeat *beat) {
     char text[32];
     int length = snprintf(text, sizeof text, "%020lld\n", (long long)++beat->count);
-    int fd = openat(beat->directory, beat->name,
-                    O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return;
+    int fd;
+    if (file_open(beat->directory, beat->name, O_WRONLY | O_CREAT, &fd) != STATUS_OK)
+        return;
     (void)file_write_at(fd, text, (size_t)length, 0);
     close(fd);
 }

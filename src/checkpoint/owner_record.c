@@ -247,15 +247,19 @@ bool owner_implies(const OwnerRecord *record, const OwnerRecord *older) {
 
 /* ---- does it live? */
 
-static void read_beat(int directory, int64_t generation, char out[64]) {
-    char name[CATALOG_NAME];
+/* Errors: there is a heartbeat and it cannot be read, so that nothing is known */
+static Status read_beat(int directory, int64_t generation, char out[64]) {
+    char name[CATALOG_NAME], *text;
+    size_t size;
     owner_name(generation, ".beat", name);
     memset(out, 0, 64);
+    if (faccessat(directory, name, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT)
+        return STATUS_OK;
     /* opened anew each time: that is what makes a network file system look at the server */
-    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return;
-    if (read(fd, out, 63) < 0) out[0] = '\0';
-    close(fd);
+    TRY(file_read(directory, name, 63, &text, &size));
+    memcpy(out, text, size);
+    free(text);
+    return STATUS_OK;
 }
 
 /* A killed process needs a moment to die, and its launcher may return before. */
@@ -268,15 +272,20 @@ static bool process_stays(const OwnerRecord *record, double watch_s) {
     }
 }
 
-static bool beat_moves(int directory, const OwnerRecord *record, double watch_s) {
+typedef enum { BEAT_STANDS, BEAT_MOVES, BEAT_UNKNOWN } Beat;
+
+/* Standing still is said only of a heartbeat that could be read each time; else status_failure tells why. */
+static Beat watch_beat(int directory, const OwnerRecord *record, double watch_s) {
     char first[64], later[64];
-    read_beat(directory, record->generation, first);
-    for (double end = clock_seconds() + watch_s; clock_seconds() < end;) {
+    Status known = read_beat(directory, record->generation, first);
+    for (double end = clock_seconds() + watch_s;
+         known == STATUS_OK && clock_seconds() < end;) {
         nanosleep(&(struct timespec){0, WATCH_MS * 1000000L}, NULL);
-        read_beat(directory, record->generation, later);
-        if (memcmp(first, later, sizeof first) != 0) return true;
+        known = read_beat(directory, record->generation, later);
+        if (known == STATUS_OK && memcmp(first, later, sizeof first) != 0)
+            return BEAT_MOVES;
     }
-    return false;
+    return known == STATUS_OK ? BEAT_STANDS : BEAT_UNKNOWN;
 }
 
 bool owner_lives(int directory, const OwnerRecord *record, double watch_s, char *why,
@@ -305,8 +314,13 @@ bool owner_lives(int directory, const OwnerRecord *record, double watch_s, char 
                  record->host);
         return true;
     }
-    if (!beat_moves(directory, record, watch_s)) return false;
-    snprintf(why, why_bytes, "process %lld on %s still shows its heartbeat",
-             (long long)record->pid, record->host);
+    Beat beat = watch_beat(directory, record, watch_s);
+    if (beat == BEAT_STANDS) return false;
+    if (beat == BEAT_UNKNOWN)
+        snprintf(why, why_bytes, "its heartbeat cannot be read: %.200s",
+                 status_failure()->what);
+    else
+        snprintf(why, why_bytes, "process %lld on %s still shows its heartbeat",
+                 (long long)record->pid, record->host);
     return true;
 }

@@ -1,6 +1,7 @@
 /* Downloads the checkpoint that a launch asked a store for, next to where it will be needed. */
 #include "src/checkpoint/restore_store.h"
 
+#include "src/checkpoint/directory.h"
 #include "src/checkpoint/object_store.h"
 #include "src/core/clock.h"
 #include "src/core/file.h"
@@ -34,7 +35,9 @@ static Status choose_file(const char *run_dir, bool read_only, int64_t step,
     } else {
         char whole[PATH_MAX];
         snprintf(directory, sizeof directory, "%.900s/checkpoints", run_dir);
-        TRY(file_make_directory(directory));
+        int opened;
+        TRY(directory_make(run_dir, &opened));
+        close(opened);
         if (realpath(directory, whole) == NULL ||
             strlen(whole) + NAME_MAX >= sizeof out->path)
             return FAIL(STATUS_USAGE, "use a shorter run.dir",
@@ -161,15 +164,8 @@ static Status copy_newest(const ObjectPlace *place, const char *url, int directo
 
 static Status fill(const ObjectPlace *place, const char *url, const char *run_dir,
                    const Catalog *catalog) {
-    char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/checkpoints", run_dir) >= (int)sizeof path)
-        return FAIL(STATUS_USAGE, "use a shorter run.dir",
-                    "the run directory's path is too long");
-    TRY(file_make_directory(path));
-    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,
-                    strerror(errno));
+    int directory;
+    TRY(directory_make(run_dir, &directory));
     Status status = copy_newest(place, url, directory, catalog);
     close(directory);
     return status;

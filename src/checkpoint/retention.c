@@ -234,10 +234,8 @@ static Status pin_name(const char *name, char pin[CATALOG_NAME + 16]) {
 Status catalog_pin(int directory, const char *name) {
     char pin[CATALOG_NAME + 16];
     TRY(pin_name(name, pin));
-    int fd = openat(directory, pin, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return FAIL(STATUS_IO, file_fix_for(errno), "cannot create %s: %s", pin,
-                    strerror(errno));
+    int fd;
+    TRY(file_open(directory, pin, O_WRONLY | O_CREAT, &fd));
     close(fd);
     if (faccessat(directory, name, F_OK, AT_SYMLINK_NOFOLLOW) != 0) {
         unlinkat(directory, pin, 0);
@@ -259,7 +257,7 @@ void catalog_mark_rejected(const Owner *owner, const char *name, const char *rea
     snprintf(mark, sizeof mark, "%s.rejected", name);
     int length = snprintf(text, sizeof text, "%s\n", reason);
     if (length >= (int)sizeof text) length = (int)sizeof text - 1;
-    int fd = openat(owner->directory, mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int fd = openat(owner->directory, mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return; /* an earlier launch said it already, or there is no room: no matter */
     if (file_write_at(fd, text, (size_t)length, 0) != 0)

@@ -65,7 +65,7 @@ typedef struct {
 static int create_temporary(CheckpointWriting *self) {
     self->step = "create";
     self->fd = openat(self->directory, self->temp,
-                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (self->fd < 0) return -1;
     self->created = true;
     self->step = "reserve space for";

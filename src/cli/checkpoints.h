@@ -37,6 +37,10 @@ Status checkpoints_download(const ObjectPlace *place, const char *name,
  * its directory is -1). */
 Status checkpoints_catalog(const char *path, Catalog *out);
 
+/* The configuration that a run was last launched with; NULL where its directory holds none.
+ * Memory: *out is the caller's (free). Errors: STATUS_USAGE, also for a link; STATUS_IO, STATUS_MEMORY */
+Status checkpoints_run_config(const char *run_dir, Config **out);
+
 /* Damage asked about by name is exit code 3, "no valid checkpoint", not a fault of the program. */
 Status checkpoints_damaged(Status status);
 

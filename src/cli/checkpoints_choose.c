@@ -11,6 +11,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+Status checkpoints_run_config(const char *run_dir, Config **out) {
+    char path[PATH_MAX];
+    int fd;
+    *out = NULL;
+    snprintf(path, sizeof path, "%s/config.yaml", run_dir);
+    if (faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0) return STATUS_OK;
+    TRY(file_open(AT_FDCWD, path, O_RDONLY, &fd)); /* it must be the run's own */
+    close(fd);
+    Config *config = calloc(1, sizeof *config);
+    if (config == NULL)
+        return FAIL(STATUS_MEMORY, NULL, "no memory for what %s says", path);
+    Status status = config_load(path, NULL, 0, config);
+    if (status == STATUS_OK)
+        *out = config;
+    else
+        free(config);
+    return status;
+}
+
 static Status stored_catalog(const char *url, Catalog *out) {
     ObjectPlace place;
     Status status = object_prefix_open(url, NULL, &place);
@@ -30,7 +49,7 @@ Status checkpoints_catalog(const char *path, Catalog *out) {
     if (!S_ISDIR(about.st_mode))
         return FAIL(STATUS_USAGE, "name a run directory", "%s is not a directory", path);
     snprintf(inside, sizeof inside, "%s/checkpoints", path);
-    if (stat(inside, &about) == 0) return catalog_open(path, out);
+    if (lstat(inside, &about) == 0) return catalog_open(path, out);
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", path,

@@ -1,6 +1,7 @@
 /* `rekindle checkpoints copy`: between a directory and an object store, each file verified on this side. */
 #include "src/cli/checkpoints.h"
 
+#include "src/checkpoint/directory.h"
 #include "src/core/clock.h"
 #include "src/core/file.h"
 
@@ -148,7 +149,8 @@ static Status open_target(const char *path, Target *out) {
     snprintf(inside, sizeof inside, "%s/checkpoints", path);
     const char *slash = strrchr(path, '/'), *last = slash == NULL ? path : slash + 1;
     if (is_directory(path)) {
-        strcpy(out->shown, is_directory(inside) ? inside : path);
+        TRY(directory_open(path, &out->directory));
+        strcpy(out->shown, out->directory >= 0 ? inside : path);
     } else if (length > 3 && strcmp(path + length - 3, ".h5") == 0 &&
                strlen(last) <= NAME_MAX) {
         strcpy(out->name, last);
@@ -158,9 +160,10 @@ static Status open_target(const char *path, Target *out) {
             snprintf(out->shown, sizeof out->shown, "%.*s", (int)(slash - path + 1), path);
     } else {
         strcpy(out->shown, inside);
-        TRY(file_make_directory(inside));
+        TRY(directory_make(path, &out->directory));
     }
-    out->directory = open(out->shown, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (out->directory < 0)
+        out->directory = open(out->shown, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (out->directory >= 0) return STATUS_OK;
     return FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s: %s", out->shown,
                 strerror(errno));

@@ -44,17 +44,14 @@ typedef struct {
 
 /* What the run keeps is said by the configuration that it was last launched with. */
 static Status load_retention(const char *run_dir, Retention *out) {
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/config.yaml", run_dir);
-    if (access(path, F_OK) != 0)
+    Config *config;
+    TRY(checkpoints_run_config(run_dir, &config));
+    if (config == NULL)
         return FAIL(STATUS_USAGE, "name a run directory",
                     "%s holds no config.yaml that says what to keep", run_dir);
-    Config *config = calloc(1, sizeof *config);
-    if (config == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory");
-    Status status = config_load(path, NULL, 0, config);
     *out = catalog_retention(config);
     free(config);
-    return status;
+    return STATUS_OK;
 }
 
 static Status choose_what_goes(const char *run_dir, Pruning *pruning) {

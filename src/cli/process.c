@@ -51,7 +51,7 @@ static void execute(char *const argv[], int log, pid_t parent) {
 
 Status process_start(char *const argv[], const char *log, Process *out) {
     *out = (Process){0, 0};
-    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) return FAIL(STATUS_IO, NULL, "cannot open %s: %s", log, strerror(errno));
     fflush(NULL); /* the child must not write our buffers a second time */
     pid_t parent = getpid();

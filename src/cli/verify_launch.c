@@ -75,7 +75,7 @@ static void make_arguments(const LaunchPlan *plan, const char *run_dir, int rank
 static int64_t newest_step(const char *run_dir) {
     char path[CONFIG_TEXT + 32], text[TAIL + 1];
     snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return 0;
     off_t size = lseek(fd, 0, SEEK_END);
     ssize_t got = pread(fd, text, TAIL, size > TAIL ? size - TAIL : 0);

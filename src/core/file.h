@@ -41,8 +41,16 @@ bool file_is_same(int directory, const char *name, int other_directory, const ch
  * will. Errors: STATUS_IO naming `name`, the one that matters to the caller */
 Status file_sync_directory(int directory, const char *name);
 
-/* Reads a whole file of at most `limit` bytes. Memory: *data is the caller's (free), with a zero
- * byte after its end. Errors: STATUS_IO, STATUS_MEMORY, STATUS_USAGE when it is larger */
+/* Opens a file of the program's own in a directory that others may write, too. A symbolic link is never
+ * followed; a pipe, a device or a directory is refused and not waited for. flags: as of open; what it makes
+ * has the mode that the umask leaves.
+ * Memory:  *fd is the caller's; -1 after a failure
+ * Errors:  STATUS_USAGE saying what stands there under that name; STATUS_IO */
+Status file_open(int directory, const char *name, int flags, int *fd);
+
+/* Reads a whole file of at most `limit` bytes: as file_open does, but a path that a user named (of the
+ * directory AT_FDCWD) may lead over links. Memory: *data is the caller's (free), with a zero
+ * byte after its end. Errors: STATUS_IO, STATUS_MEMORY, STATUS_USAGE when it is larger, or no regular file */
 Status file_read(int directory, const char *name, size_t limit, char **data, size_t *size);
 
 /* Whole-buffer write and read at an offset, through EINTR and short counts; 0, or -1 with errno
@@ -50,7 +58,7 @@ Status file_read(int directory, const char *name, size_t limit, char **data, siz
 int file_write_at(int fd, const void *data, size_t size, long long offset);
 int file_read_at(int fd, void *data, size_t size, long long offset);
 
-/* Makes a directory and its parents (0755) and syncs the parents, also of those that are there already.
+/* Makes a directory and its parents (with the mode that the umask leaves) and syncs the parents, also of those that are there already.
  * Errors: STATUS_IO */
 Status file_make_directory(const char *path);
 

@@ -42,7 +42,7 @@ static size_t keep_lines(char *text, int64_t step, int64_t evaluated) {
 
 static Status rewind_metrics(int directory, int64_t step, int64_t evaluated) {
     file_sweep(directory, "metrics.jsonl");
-    if (faccessat(directory, "metrics.jsonl", F_OK, 0) != 0)
+    if (faccessat(directory, "metrics.jsonl", F_OK, AT_SYMLINK_NOFOLLOW) != 0)
         return errno == ENOENT
                    ? STATUS_OK
                    : FAIL(STATUS_IO, file_fix_for(errno),
@@ -57,11 +57,7 @@ static Status rewind_metrics(int directory, int64_t step, int64_t evaluated) {
 }
 
 static Status open_lines(int directory, const char *name, int *out) {
-    *out = openat(directory, name, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
-                  0644);
-    return *out >= 0 ? STATUS_OK
-                     : FAIL(STATUS_IO, file_fix_for(errno), "cannot open %s in run.dir: %s",
-                            name, strerror(errno));
+    return file_open(directory, name, O_WRONLY | O_CREAT | O_APPEND, out);
 }
 
 Status journal_open(const char *run_dir, int64_t step, int64_t evaluated, Journal **out) {

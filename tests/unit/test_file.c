@@ -354,6 +354,29 @@ static void reading_refuses_what_is_too_large_or_no_file(void **state) {
     assert_fails(file_read(directory, "a", 5, &data, NULL), STATUS_IO, "cannot read a");
 }
 
+static void what_a_user_names_may_be_a_link_and_what_is_our_own_may_not(void **state) {
+    (void)state;
+    char *data = NULL, link_path[96];
+    int fd;
+    snprintf(link_path, sizeof link_path, "%s/link", root);
+    assert_ok(file_publish(directory, "a", "hello", 5));
+    assert_int_equal(symlinkat("a", directory, "link"), 0);
+    assert_ok(file_read(AT_FDCWD, link_path, 5, &data, NULL));
+    free(data);
+    assert_fails(file_read(directory, "link", 5, &data, NULL), STATUS_USAGE,
+                 "link is a symbolic link");
+    assert_fails(file_open(directory, "link", O_WRONLY | O_CREAT, &fd), STATUS_USAGE,
+                 "link is a symbolic link");
+    assert_int_equal(fd, -1);
+    assert_int_equal(mkfifoat(directory, "pipe", 0600), 0);
+    assert_fails(file_open(directory, "pipe", O_WRONLY | O_APPEND, &fd), STATUS_USAGE,
+                 "pipe is not a regular file");
+    assert_fails(file_open(directory, ".", O_RDONLY, &fd), STATUS_USAGE,
+                 "not a regular file");
+    assert_ok(file_open(directory, "new", O_WRONLY | O_CREAT, &fd));
+    close(fd);
+}
+
 static void transfers_at_an_offset_know_the_end_of_the_file(void **state) {
     (void)state;
     char bytes[4] = {0};
@@ -431,6 +454,7 @@ int main(void) {
         EACH(names_that_are_too_long_are_refused),
         EACH(naming_a_file_written_elsewhere_keeps_it_on_failure),
         EACH(reading_refuses_what_is_too_large_or_no_file),
+        EACH(what_a_user_names_may_be_a_link_and_what_is_our_own_may_not),
         EACH(transfers_at_an_offset_know_the_end_of_the_file),
         EACH(directories_are_made_with_their_parents),
         cmocka_unit_test(every_error_has_a_fix),

@@ -161,6 +161,16 @@ static void another_hosts_owner_is_dead_when_its_heartbeat_stands_still(void **s
     owner_release(&owner);
 }
 
+static void
+another_hosts_owner_is_not_called_dead_when_its_heartbeat_cannot_be_read(void **state) {
+    (void)state;
+    Owner owner;
+    publish_foreign_record(1);
+    assert_int_equal(symlinkat("/dev/zero", run.directory, "owner.g0001.beat"), 0);
+    assert_fails(owner_take(run.path, &FRESH, 0.12, &owner), STATUS_USAGE,
+                 "its heartbeat cannot be read: owner.g0001.beat is a symbolic link");
+}
+
 /* A child that takes the directory, says so, and then is busy and calls nothing of ours. */
 static pid_t start_busy_owner(void) {
     int told[2];
@@ -500,6 +510,7 @@ int main(void) {
         TEST(a_killed_owner_and_a_reused_pid_are_dead_at_once),
         TEST(an_owner_that_is_about_to_die_is_waited_for),
         TEST(another_hosts_owner_is_dead_when_its_heartbeat_stands_still),
+        TEST(another_hosts_owner_is_not_called_dead_when_its_heartbeat_cannot_be_read),
         TEST(a_busy_owner_on_another_host_is_never_taken_and_a_killed_one_is),
         TEST(a_released_owner_beats_no_more),
         TEST(a_forked_child_cannot_give_its_parents_directory_back),
