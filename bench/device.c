@@ -73,6 +73,7 @@ typedef struct {
     Tensor w, b, dw, db, mean, inverse_std, batch_mean, batch_variance;
     Conv2d conv;
     float *flat[ROTATE], *moment1, *moment2, *gradient;
+    float *other1, *other2; /* the moments' second set: out of place */
     int64_t count;
     const StepValues *values;
     const StepVerdict *verdict;
@@ -155,6 +156,9 @@ static OptimizerPass pass_of(const Case *c, int turn) {
     return (OptimizerPass){.w = c->flat[turn],
                            .m = c->moment1,
                            .v = c->moment2,
+                           .w_from = c->flat[turn],
+                           .m_from = c->moment1,
+                           .v_from = c->moment2,
                            .g = c->gradient,
                            .values = c->values,
                            .verdict = c->verdict,
@@ -167,10 +171,21 @@ static OptimizerPass pass_of(const Case *c, int turn) {
 static Status run_sgd(Case *c, int turn) {
     OptimizerPass pass = pass_of(c, turn);
     pass.v = NULL;
+    pass.v_from = NULL;
     return device->ops->sgd(device, 0, &pass, c->pieces, c->piece_count);
 }
 static Status run_adamw(Case *c, int turn) {
     OptimizerPass pass = pass_of(c, turn);
+    return device->ops->adam(device, 0, &pass, c->pieces, c->piece_count);
+}
+/* As the step after a saving one: there, and from there back. */
+static Status run_adamw_out_of_place(Case *c, int turn) {
+    OptimizerPass pass = pass_of(c, turn);
+    pass.w = c->flat[(turn + 1) % ROTATE];
+    if (turn % 2 == 0)
+        pass.m = c->other1, pass.v = c->other2;
+    else
+        pass.m_from = c->other1, pass.v_from = c->other2;
     return device->ops->adam(device, 0, &pass, c->pieces, c->piece_count);
 }
 
@@ -308,6 +323,8 @@ static void time_flat(int64_t count) {
     c.moment1 = random_floats(count, 5);
     c.moment2 = random_floats(count, 6);
     c.gradient = random_floats(count, 7);
+    c.other1 = random_floats(count, 5);
+    c.other2 = random_floats(count, 6);
     StepValues values = {.lr = 1e-3f, .correction1 = 0.5f, .correction2_sqrt = 0.5f};
     StepVerdict verdict = {.gradient_scale = 1};
     OptimizerPiece *pieces = calloc((size_t)c.piece_count, sizeof *pieces);
@@ -325,6 +342,9 @@ static void time_flat(int64_t count) {
     report("sum of squares", time_operation(run_sum_squares, &c), one, 0);
     report("sgd with momentum", time_operation(run_sgd, &c), 5 * one, 0);
     report("adamw", time_operation(run_adamw, &c), 7 * one, 0);
+    report("adamw out of place", time_operation(run_adamw_out_of_place, &c), 7 * one, 0);
+    device->ops->release(device, c.other1);
+    device->ops->release(device, c.other2);
     void *memory[] = {c.flat[0], c.flat[1],         c.flat[2],       c.flat[3],
                       c.moment1, c.moment2,         c.gradient,      (void *)c.values,
                       c.sums,    (void *)c.verdict, (void *)c.pieces};

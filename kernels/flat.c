@@ -7,6 +7,7 @@
 #include "src/core/tree.h"
 
 #include <assert.h>
+#include <immintrin.h>
 #include <math.h>
 
 void flat_accumulate(float *restrict y, const float *restrict x, int64_t count) {
@@ -14,11 +15,12 @@ void flat_accumulate(float *restrict y, const float *restrict x, int64_t count) 
         y[i] += x[i];
 }
 
-void flat_blend(float *restrict y, const float *restrict x, int64_t count, float rate,
+void flat_blend(float *y, const float *from, const float *x, int64_t count, float rate,
                 float scale) {
     float keep = 1.0f - rate, take = rate * scale;
+#pragma GCC ivdep /* y may be from */
     for (int64_t i = 0; i < count; i++)
-        y[i] = element_blend(y[i], x[i], keep, take);
+        y[i] = element_blend(from[i], x[i], keep, take);
 }
 
 double flat_sum_squares(const float *x, int64_t count) {
@@ -58,62 +60,123 @@ void flat_judge(const double *sums, int64_t chunks, double clip_norm, const floa
     };
 }
 
-static inline void sgd_loop(const OptimizerPass *pass, const OptimizerPiece *piece,
-                            bool momentum, bool nesterov) {
-    float *restrict w = pass->w + piece->first;
-    float *restrict m = momentum ? pass->m + piece->first : NULL;
-    const float *restrict g = pass->g + piece->first;
-    float scale = pass->verdict->gradient_scale, decay = piece->weight_decay;
-    float lr = pass->values->lr, mu = pass->momentum;
-    for (int64_t i = 0; i < piece->count; i++) {
-        float step = element_decayed(g[i], scale, decay, w[i]);
-        if (momentum) {
-            float moved = element_momentum(m[i], step, mu);
-            m[i] = moved;
-            step = nesterov ? element_momentum(moved, step, mu) : moved;
+/* ---- optimizers: one body, in which the kind is a constant */
+
+#define INLINED static inline __attribute__((always_inline))
+
+typedef enum { SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, ADAMW } Kind;
+
+/* What is the same for all parameters of a piece. */
+typedef struct {
+    float scale, decay, shrink, lr, momentum;
+    float beta1, rest1, beta2, rest2, epsilon, step_size, correction2_sqrt;
+} Factors;
+
+/* Where a stretch of a piece is read and written. */
+typedef struct {
+    const float *w_from, *m_from, *v_from, *g;
+    float *w, *m, *v;
+} Stretch;
+
+INLINED Factors factors_of(Kind kind, const OptimizerPass *pass,
+                           const OptimizerPiece *piece) {
+    const StepValues *values = pass->values;
+    Factors f = {.scale = pass->verdict->gradient_scale,
+                 .decay = kind == ADAMW ? 0.0f : piece->weight_decay,
+                 .lr = values->lr,
+                 .momentum = pass->momentum};
+    if (kind < ADAM) return f;
+    f.shrink = (float)(1.0 - (double)values->lr * (double)piece->weight_decay);
+    f.beta1 = (float)pass->beta1, f.rest1 = (float)(1.0 - pass->beta1);
+    f.beta2 = (float)pass->beta2, f.rest2 = (float)(1.0 - pass->beta2);
+    f.epsilon = pass->epsilon;
+    f.step_size = values->lr / values->correction1;
+    f.correction2_sqrt = values->correction2_sqrt;
+    return f;
+}
+
+INLINED void update(Kind kind, Factors f, Stretch at, int64_t count) {
+#pragma GCC ivdep /* what is written may be what is read */
+    for (int64_t i = 0; i < count; i++) {
+        float w = at.w_from[i], step = element_decayed(at.g[i], f.scale, f.decay, w);
+        if (kind >= ADAM) {
+            float m = element_moment1(at.m_from[i], step, f.beta1, f.rest1);
+            float v = element_moment2(at.v_from[i], step, f.beta2, f.rest2);
+            at.m[i] = m;
+            at.v[i] = v;
+            at.w[i] = element_adam(kind == ADAMW ? w * f.shrink : w, m, v, f.step_size,
+                                   f.correction2_sqrt, f.epsilon);
+            continue;
         }
-        w[i] = element_descend(w[i], step, lr);
+        if (kind != SGD) {
+            float moved = element_momentum(at.m_from[i], step, f.momentum);
+            at.m[i] = moved;
+            step = kind == SGD_NESTEROV ? element_momentum(moved, step, f.momentum) : moved;
+        }
+        at.w[i] = element_descend(w, step, f.lr);
     }
+}
+
+/* Past the caches: lines that are written whole need not be read before. */
+INLINED void stream(float *to, const float *from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 8)
+        _mm256_stream_ps(to + i, _mm256_load_ps(from + i));
+}
+
+/* Floats: so few that a processor computes the next stretch while it stores this one. */
+enum { STRETCH = 64 };
+
+/* [first, first + count) of a piece out of place. */
+INLINED void update_away(Kind kind, Factors f, Stretch at, int64_t first, int64_t count) {
+    _Alignas(64) float w[STRETCH], m[STRETCH], v[STRETCH];
+    Stretch here = {.w_from = at.w_from + first, .g = at.g + first, .w = w};
+    if (kind != SGD) here.m_from = at.m_from + first, here.m = m;
+    if (kind >= ADAM) here.v_from = at.v_from + first, here.v = v;
+    update(kind, f, here, count);
+    stream(at.w + first, w, count);
+    if (kind != SGD) stream(at.m + first, m, count);
+    if (kind >= ADAM) stream(at.v + first, v, count);
+}
+
+INLINED void update_all_away(Kind kind, Factors f, Stretch at, int64_t count) {
+    int64_t whole = count - count % STRETCH;
+    for (int64_t first = 0; first < whole; first += STRETCH)
+        update_away(kind, f, at, first, STRETCH);
+    if (whole < count) update_away(kind, f, at, whole, count - whole);
+    _mm_sfence(); /* whoever is told of this call's end sees what it wrote */
+}
+
+INLINED void pass_over(Kind kind, const OptimizerPass *pass, const OptimizerPiece *piece) {
+    Stretch at = {.w_from = pass->w_from + piece->first,
+                  .g = pass->g + piece->first,
+                  .w = pass->w + piece->first};
+    if (kind != SGD) at.m_from = pass->m_from + piece->first, at.m = pass->m + piece->first;
+    if (kind >= ADAM)
+        at.v_from = pass->v_from + piece->first, at.v = pass->v + piece->first;
+    Factors factors = factors_of(kind, pass, piece);
+    if (at.w == at.w_from && at.m == at.m_from && at.v == at.v_from)
+        update(kind, factors, at, piece->count);
+    else
+        update_all_away(kind, factors, at, piece->count);
 }
 
 void flat_sgd(const OptimizerPass *pass, const OptimizerPiece *piece) {
+    assert((pass->m == NULL) == (pass->m_from == NULL));
     if (pass->m == NULL)
-        sgd_loop(pass, piece, false, false);
+        pass_over(SGD, pass, piece);
     else if (pass->nesterov)
-        sgd_loop(pass, piece, true, true);
+        pass_over(SGD_NESTEROV, pass, piece);
     else
-        sgd_loop(pass, piece, true, false);
-}
-
-static inline void adam_loop(const OptimizerPass *pass, const OptimizerPiece *piece,
-                             bool decoupled) {
-    float *restrict w = pass->w + piece->first;
-    float *restrict m = pass->m + piece->first;
-    float *restrict v = pass->v + piece->first;
-    const float *restrict g = pass->g + piece->first;
-    const StepValues *values = pass->values;
-    float scale = pass->verdict->gradient_scale, epsilon = pass->epsilon;
-    float decay = decoupled ? 0.0f : piece->weight_decay;
-    float shrink = (float)(1.0 - (double)values->lr * (double)piece->weight_decay);
-    float beta1 = (float)pass->beta1, rest1 = (float)(1.0 - pass->beta1);
-    float beta2 = (float)pass->beta2, rest2 = (float)(1.0 - pass->beta2);
-    float step_size = values->lr / values->correction1;
-    float correction2_sqrt = values->correction2_sqrt;
-    for (int64_t i = 0; i < piece->count; i++) {
-        float old = decoupled ? w[i] * shrink : w[i];
-        float gradient = element_decayed(g[i], scale, decay, w[i]);
-        m[i] = element_moment1(m[i], gradient, beta1, rest1);
-        v[i] = element_moment2(v[i], gradient, beta2, rest2);
-        w[i] = element_adam(old, m[i], v[i], step_size, correction2_sqrt, epsilon);
-    }
+        pass_over(SGD_MOMENTUM, pass, piece);
 }
 
 void flat_adam(const OptimizerPass *pass, const OptimizerPiece *piece) {
     assert(pass->m != NULL && pass->v != NULL);
+    assert(pass->m_from != NULL && pass->v_from != NULL);
     if (pass->decoupled)
-        adam_loop(pass, piece, true);
+        pass_over(ADAMW, pass, piece);
     else
-        adam_loop(pass, piece, false);
+        pass_over(ADAM, pass, piece);
 }
 
 void flat_relu(float *y, const float *x, int64_t count) {

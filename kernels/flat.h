@@ -10,8 +10,9 @@
 /* y += x. */
 void flat_accumulate(float *y, const float *x, int64_t count);
 
-/* y = (1 − rate)·y + rate·scale·x. */
-void flat_blend(float *y, const float *x, int64_t count, float rate, float scale);
+/* y = (1 − rate)·from + rate·scale·x; y may be from. */
+void flat_blend(float *y, const float *from, const float *x, int64_t count, float rate,
+                float scale);
 
 /* Sum of squares in double: 16 running sums (element i goes to i mod 16) added in a fixed tree.
  * Splitting the range changes the last bits: give the same chunks always. */
@@ -21,7 +22,8 @@ double flat_sum_squares(const float *x, int64_t count);
 void flat_judge(const double *sums, int64_t chunks, double clip_norm, const float *metrics,
                 StepVerdict *verdict);
 
-/* One piece of a pass, whatever the verdict says. */
+/* One piece of a pass, whatever the verdict says. Out of place it writes past the caches, since nobody
+ * reads so much again soon, and is ordered before whatever the thread writes after the call. */
 void flat_sgd(const OptimizerPass *pass, const OptimizerPiece *piece);
 void flat_adam(const OptimizerPass *pass,
                const OptimizerPiece *piece); /* Adam, or AdamW where pass->decoupled */

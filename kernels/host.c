@@ -94,10 +94,10 @@ Status host_accumulate(Backend *self, int worker, float *y, const float *x, int6
     return STATUS_OK;
 }
 
-Status host_blend(Backend *self, int worker, float *y, const float *x, int64_t count,
-                  float rate, float scale, const StepVerdict *verdict) {
+Status host_blend(Backend *self, int worker, float *y, const float *from, const float *x,
+                  int64_t count, float rate, float scale, const StepVerdict *verdict) {
     (void)self, (void)worker;
-    if (!verdict->refused) flat_blend(y, x, count, rate, scale);
+    if (!verdict->refused) flat_blend(y, from, x, count, rate, scale);
     return STATUS_OK;
 }
 

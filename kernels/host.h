@@ -31,8 +31,8 @@ void host_memory(const HostDevice *self, size_t workspace, BackendMemory *out);
 
 /* The flat passes. */
 Status host_accumulate(Backend *self, int worker, float *y, const float *x, int64_t count);
-Status host_blend(Backend *self, int worker, float *y, const float *x, int64_t count,
-                  float rate, float scale, const StepVerdict *verdict);
+Status host_blend(Backend *self, int worker, float *y, const float *from, const float *x,
+                  int64_t count, float rate, float scale, const StepVerdict *verdict);
 Status host_sum_squares(Backend *self, int worker, const float *x, int64_t count,
                         int64_t chunk, double *sums);
 Status host_judge(Backend *self, int worker, const double *sums, int64_t chunks,

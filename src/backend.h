@@ -72,12 +72,15 @@ typedef struct {
     float weight_decay;
 } OptimizerPiece;
 
-/* One optimizer pass over pieces of the arenas. g is multiplied by verdict->gradient_scale first. */
+/* One optimizer pass over pieces of the arenas. g is multiplied by verdict->gradient_scale first.
+ * It reads what X_from names and writes X. They are equal: the pass is in place. Or they do not overlap:
+ * then the sources stay as they are, and every float of the pieces is written. */
 typedef struct {
     float *w,
         *m;   /* parameters; momentum, or first moment (NULL for SGD without momentum) */
     float *v; /* second moment (Adam, AdamW) or NULL */
-    const float *g; /* reduced gradient */
+    const float *w_from, *m_from, *v_from; /* NULL where m or v is */
+    const float *g;                        /* reduced gradient */
     const StepValues *values;
     const StepVerdict *verdict;
     float momentum; /* SGD: m = momentum·m + g; w −= lr·m (nesterov: lr·(g + momentum·m)) */
@@ -150,6 +153,12 @@ typedef struct {
      * them are stale. Call it after every write (initialisation, optimizer, restore), in order with
      * the work of worker 0 and with no other worker's operation running. */
     Status (*parameters_changed)(Backend *self, const float *data, int64_t count);
+    /* The parameters that were computed with at [from, from + count) lie at `to` from now on, with new
+     * values: caches made from them move along and are stale. The ranges do not overlap. To be called
+     * as parameters_changed. A device without host_memory FAILs: its parameters never move, since a
+     * snapshot of them is the host's copy. */
+    Status (*parameters_moved)(Backend *self, const float *from, const float *to,
+                               int64_t count);
 
     /* ---- convolution: x (N,C,H,W), w (M,C/groups,R,S), b (M) or NULL, y (N,M,H',W').
      * backward: any of dx, dw, db may be NULL. dw, db canonical. */
@@ -224,9 +233,10 @@ typedef struct {
     /* ---- flat passes over arenas; count is a multiple of 16 and pointers are 64-byte aligned. */
     Status (*accumulate)(Backend *self, int worker, float *y, const float *x,
                          int64_t count); /* adds x to y */
-    /* y = (1 − rate)·y + rate·scale·x: running statistics. Nothing when the verdict refuses. */
-    Status (*blend)(Backend *self, int worker, float *y, const float *x, int64_t count,
-                    float rate, float scale, const StepVerdict *verdict);
+    /* y = (1 − rate)·from + rate·scale·x: running statistics. `from` is y, or does not overlap it.
+     * Nothing when the verdict refuses. */
+    Status (*blend)(Backend *self, int worker, float *y, const float *from, const float *x,
+                    int64_t count, float rate, float scale, const StepVerdict *verdict);
     /* sums[i] = sum of squares of x[i·chunk, (i + 1)·chunk) (the last chunk may be shorter), in double,
      * in one fixed order; not finite when an element is not. */
     Status (*sum_squares)(Backend *self, int worker, const float *x, int64_t count,

@@ -66,6 +66,12 @@ static Status cpu_parameters_changed(Backend *self, const float *data, int64_t c
     return STATUS_OK;
 }
 
+static Status cpu_parameters_moved(Backend *self, const float *from, const float *to,
+                                   int64_t count) {
+    weights_moved((Cpu *)self, from, to, count);
+    return STATUS_OK;
+}
+
 static void cpu_close(Backend *self) {
     Cpu *cpu = (Cpu *)self;
     for (int i = 0; cpu->workers != NULL && i < self->workers; i++) {
@@ -100,6 +106,7 @@ static const BackendOps cpu_ops = {
     .layout = cpu_layout,
     .reorder = cpu_reorder,
     .parameters_changed = cpu_parameters_changed,
+    .parameters_moved = cpu_parameters_moved,
     .conv2d_forward = cpu_conv2d_forward,
     .conv2d_backward = cpu_conv2d_backward,
     .linear_forward = cpu_linear_forward,

@@ -124,6 +124,8 @@ Status weights_in_format(Cpu *cpu, Worker *worker, const float *canonical,
                          dnnl_memory_t *out);
 /* Marks entries of parameters in [data, data + count) stale. */
 void weights_changed(Cpu *cpu, const float *data, int64_t count);
+/* Entries of parameters in [from, from + count) become stale ones of the same parameters at `to`. */
+void weights_moved(Cpu *cpu, const float *from, const float *to, int64_t count);
 /* Bytes of all entries. */
 size_t weights_bytes(Cpu *cpu);
 /* Forgets entries of parameters in [memory, memory + bytes). */

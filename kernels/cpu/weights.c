@@ -87,6 +87,51 @@ void weights_changed(Cpu *cpu, const float *data, int64_t count) {
     pthread_mutex_unlock(&cpu->weights_lock);
 }
 
+/* Takes entries of parameters in [data, data + count) out of the table: a list of them. */
+static Weights *take(Cpu *cpu, const float *data, int64_t count) {
+    Weights *taken = NULL;
+    for (int i = 0; i < WEIGHTS_BUCKETS; i++)
+        for (Weights **link = &cpu->weights[i]; *link != NULL;) {
+            Weights *entry = *link;
+            if (entry->canonical >= data && entry->canonical < data + count) {
+                *link = entry->next;
+                entry->next = taken;
+                taken = entry;
+            } else {
+                link = &entry->next;
+            }
+        }
+    return taken;
+}
+
+/* Puts a stale entry into the table, in place of one that is like it. */
+static void put(Cpu *cpu, Weights *entry) {
+    entry->fresh = false; /* no operation runs meanwhile: nobody holds its lock */
+    Weights **bucket = &cpu->weights[bucket_of(entry->canonical)];
+    for (Weights **link = bucket; *link != NULL; link = &(*link)->next) {
+        Weights *old = *link;
+        if (old->canonical == entry->canonical &&
+            dnnl_memory_desc_equal(&old->format, &entry->format)) {
+            *link = old->next;
+            destroy(old);
+            break;
+        }
+    }
+    entry->next = *bucket;
+    *bucket = entry;
+}
+
+void weights_moved(Cpu *cpu, const float *from, const float *to, int64_t count) {
+    weights_changed(cpu, to, count); /* what is there already, of other formats */
+    pthread_mutex_lock(&cpu->weights_lock);
+    for (Weights *entry = take(cpu, from, count), *next; entry != NULL; entry = next) {
+        next = entry->next;
+        entry->canonical = to + (entry->canonical - from);
+        put(cpu, entry);
+    }
+    pthread_mutex_unlock(&cpu->weights_lock);
+}
+
 size_t weights_bytes(Cpu *cpu) {
     size_t bytes = 0;
     pthread_mutex_lock(&cpu->weights_lock);

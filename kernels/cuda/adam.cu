@@ -7,6 +7,7 @@
 
 typedef struct {
     float *w, *m, *v;
+    const float *w_from, *m_from, *v_from;
     const float *g;
     const StepValues *values;
     const StepVerdict *verdict;
@@ -26,10 +27,10 @@ KERNEL void adam_kernel(Adam pass, const OptimizerPiece *pieces, int piece_count
         for (int64_t at = piece_begin(); at < piece.count; at += piece_step()) {
             const int64_t quad = piece.first + at;
             float w[4], g[4], m[4], v[4];
-            lanes_load<4>(w, pass.w + quad);
+            lanes_load<4>(w, pass.w_from + quad);
             lanes_load<4>(g, pass.g + quad);
-            lanes_load<4>(m, pass.m + quad);
-            lanes_load<4>(v, pass.v + quad);
+            lanes_load<4>(m, pass.m_from + quad);
+            lanes_load<4>(v, pass.v_from + quad);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float old = DECOUPLED ? w[i] * shrink : w[i];
@@ -52,11 +53,17 @@ Status cuda_adam(Backend *self, int worker, const OptimizerPass *pass,
     VendorQueue *queue = cuda_of(self)->work;
     if (piece_count <= 0) return STATUS_OK;
     assert(pass->m != NULL && pass->v != NULL);
+    assert(pass->m_from != NULL && pass->v_from != NULL);
     assert(lanes_aligned(pass->w) && lanes_aligned(pass->g) && lanes_aligned(pass->m) &&
            lanes_aligned(pass->v));
+    assert(lanes_aligned(pass->w_from) && lanes_aligned(pass->m_from) &&
+           lanes_aligned(pass->v_from));
     Adam adam = {pass->w,
                  pass->m,
                  pass->v,
+                 pass->w_from,
+                 pass->m_from,
+                 pass->v_from,
                  pass->g,
                  pass->values,
                  pass->verdict,

@@ -80,6 +80,8 @@ Status cuda_workspace(Cuda *cuda, size_t bytes, void **out);
 /* ---- the operations: src/backend.h says what each does. */
 Status cuda_reorder(Backend *self, int worker, Tensor *y, const Tensor *x);
 Status cuda_parameters_changed(Backend *self, const float *data, int64_t count);
+Status cuda_parameters_moved(Backend *self, const float *from, const float *to,
+                             int64_t count);
 Status cuda_conv2d_forward(Backend *self, int worker, const Conv2d *conv, Tensor *y,
                            const Tensor *x, const Tensor *w, const Tensor *b);
 Status cuda_conv2d_backward(Backend *self, int worker, const Conv2d *conv, Tensor *dx,
@@ -120,8 +122,8 @@ Status cuda_softmax_cross_entropy(Backend *self, int worker, float smoothing, fl
                                   float *metrics, Tensor *dlogits, const Tensor *logits,
                                   const int32_t *labels);
 Status cuda_accumulate(Backend *self, int worker, float *y, const float *x, int64_t count);
-Status cuda_blend(Backend *self, int worker, float *y, const float *x, int64_t count,
-                  float rate, float scale, const StepVerdict *verdict);
+Status cuda_blend(Backend *self, int worker, float *y, const float *from, const float *x,
+                  int64_t count, float rate, float scale, const StepVerdict *verdict);
 Status cuda_sum_squares(Backend *self, int worker, const float *x, int64_t count,
                         int64_t chunk, double *sums);
 Status cuda_judge(Backend *self, int worker, const double *sums, int64_t chunks,

@@ -44,6 +44,7 @@ static const BackendOps cuda_ops = {
     .layout = cuda_layout,
     .reorder = cuda_reorder,
     .parameters_changed = cuda_parameters_changed,
+    .parameters_moved = cuda_parameters_moved,
     .conv2d_forward = cuda_conv2d_forward,
     .conv2d_backward = cuda_conv2d_backward,
     .linear_forward = cuda_linear_forward,

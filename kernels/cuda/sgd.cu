@@ -13,9 +13,9 @@ KERNEL void sgd_kernel(OptimizerPass pass, const OptimizerPiece *pieces, int pie
         for (int64_t at = piece_begin(); at < piece.count; at += piece_step()) {
             const int64_t quad = piece.first + at;
             float w[4], g[4], m[4];
-            lanes_load<4>(w, pass.w + quad);
+            lanes_load<4>(w, pass.w_from + quad);
             lanes_load<4>(g, pass.g + quad);
-            if constexpr (MOMENTUM) lanes_load<4>(m, pass.m + quad);
+            if constexpr (MOMENTUM) lanes_load<4>(m, pass.m_from + quad);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float step = element_decayed(g[i], scale, piece.weight_decay, w[i]);
@@ -37,6 +37,8 @@ Status cuda_sgd(Backend *self, int worker, const OptimizerPass *pass,
     VendorQueue *queue = cuda_of(self)->work;
     if (piece_count <= 0) return STATUS_OK;
     assert(lanes_aligned(pass->w) && lanes_aligned(pass->g) && lanes_aligned(pass->m));
+    assert(lanes_aligned(pass->w_from) && lanes_aligned(pass->m_from));
+    assert((pass->m == NULL) == (pass->m_from == NULL));
     int rows = pieces_rows(piece_count);
     if (pass->m == NULL)
         return LAUNCH(queue, PIECE_BLOCKS, rows, PIECE_THREADS, (sgd_kernel<false, false>),

@@ -109,6 +109,16 @@ Status cuda_parameters_changed(Backend *self, const float *data, int64_t count) 
     return STATUS_OK;
 }
 
+Status cuda_parameters_moved(Backend *self, const float *from, const float *to,
+                             int64_t count) {
+    (void)self;
+    return FAIL(STATUS_UNSUPPORTED,
+                "take the snapshot by fetch, and update the parameters in place",
+                "device cuda cannot move %lld parameters from %p to %p: recordings and "
+                "plans hold their addresses",
+                (long long)count, (const void *)from, (const void *)to);
+}
+
 void cuda_weights_forget(Cuda *cuda, const void *data, size_t bytes) {
     CudaWeights *self = cuda->weights;
     for (int i = 0; self != NULL && i < self->count;) {

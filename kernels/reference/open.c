@@ -32,6 +32,12 @@ static Status parameters_changed(Backend *self, const float *data, int64_t count
     return STATUS_OK;
 }
 
+static Status parameters_moved(Backend *self, const float *from, const float *to,
+                               int64_t count) {
+    (void)self, (void)from, (void)to, (void)count;
+    return STATUS_OK;
+}
+
 static Status relu_forward(Backend *self, int worker, Tensor *y, const Tensor *x) {
     (void)self, (void)worker;
     flat_relu(y->data, x->data, tensor_elements(x));
@@ -84,6 +90,7 @@ static const BackendOps table = {
     .layout = layout,
     .reorder = reorder,
     .parameters_changed = parameters_changed,
+    .parameters_moved = parameters_moved,
     .conv2d_forward = reference_conv2d_forward,
     .conv2d_backward = reference_conv2d_backward,
     .linear_forward = reference_linear_forward,

@@ -164,7 +164,7 @@ static Status blend_statistics(Step *self) {
     const State *state = self->setup->state;
     const Arena *buffers = &state->arenas[ARENA_BUFFER];
     if (buffers->bytes == 0) return STATUS_OK;
-    return backend->ops->blend(backend, 0, buffers->device,
+    return backend->ops->blend(backend, 0, buffers->device, buffers->device,
                                self->reduction->sum + result_statistics(state),
                                (int64_t)(buffers->bytes / sizeof(float)), BATCH_NORM_RATE,
                                1.0f / (float)self->filled, self->verdict);

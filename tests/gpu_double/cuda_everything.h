@@ -114,6 +114,7 @@ static inline void everything_of_a_step(Backend *backend, Everything *all) {
                           .values = ops_placed(backend, &values, sizeof values),
                           .verdict = verdict,
                           .momentum = 0.9f};
+    pass = ops_in_place(pass);
     assert_ok(backend->ops->sum_squares(backend, 0, g.data, COUNT, CHUNK, sums));
     assert_ok(backend->ops->judge(backend, 0, sums, CHUNKS, 1,
                                   ops_placed(backend, metrics, sizeof metrics), verdict));

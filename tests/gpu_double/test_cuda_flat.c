@@ -151,12 +151,20 @@ static void blending_has_the_bits_of_the_reference_unless_refused(void **state) 
         const float *before = ops_random(COUNT, 1);
         Pair y = canonical_pair_of(backend, tensor_1d(NULL, COUNT), before);
         Pair x = canonical_pair_of(backend, tensor_1d(NULL, COUNT), ops_random(COUNT, 2));
-        assert_ok(ops_oracle->ops->blend(ops_oracle, 0, y.reference.data, x.reference.data,
-                                         COUNT, 0.1f, 0.3f,
+        Pair away = canonical_pair_poisoned(backend, tensor_1d(NULL, COUNT));
+        const float *unwritten = ops_get(backend, &away.device);
+        const StepVerdict *verdict = verdict_of(backend, refused);
+        assert_ok(backend->ops->blend(backend, 0, away.device.data, y.device.data,
+                                      x.device.data, COUNT, 0.1f, 0.3f, verdict));
+        ops_assert_bits("from", ops_get(backend, &y.device), before, COUNT);
+        assert_ok(ops_oracle->ops->blend(ops_oracle, 0, y.reference.data, y.reference.data,
+                                         x.reference.data, COUNT, 0.1f, 0.3f,
                                          verdict_of(ops_oracle, refused)));
-        assert_ok(backend->ops->blend(backend, 0, y.device.data, x.device.data, COUNT, 0.1f,
-                                      0.3f, verdict_of(backend, refused)));
+        assert_ok(backend->ops->blend(backend, 0, y.device.data, y.device.data,
+                                      x.device.data, COUNT, 0.1f, 0.3f, verdict));
         assert_like("y", backend, y, 0);
+        ops_assert_bits("y out of place", ops_get(backend, &away.device),
+                        refused ? unwritten : ops_get(backend, &y.device), COUNT);
         assert_int_equal(refused, memcmp(ops_get(backend, &y.device), before,
                                          COUNT * sizeof *before) == 0);
     }
@@ -182,6 +190,7 @@ static void apply(Backend *backend, bool adam, OptimizerPass pass, const Arenas 
     pass.w = device ? arenas->w.device.data : arenas->w.reference.data;
     if (pass.m != NULL) pass.m = device ? arenas->m.device.data : arenas->m.reference.data;
     if (adam) pass.v = device ? arenas->v.device.data : arenas->v.reference.data;
+    pass = ops_in_place(pass);
     pass.g = device ? arenas->g.device.data : arenas->g.reference.data;
     pass.values = ops_placed(backend, &values, sizeof values);
     pass.verdict = verdict_of(backend, refused);
@@ -216,6 +225,50 @@ static void step_both(Backend *backend, bool adam, OptimizerPass pass) {
     ops_release_to(0);
 }
 
+/* One step from one set of arenas into another, which is poisoned, against the reference's in place. */
+static void step_away(Backend *backend, bool adam, OptimizerPass pass, uint32_t refused) {
+    Tensor shape = tensor_1d(NULL, ARENA);
+    const bool has[] = {true, pass.m != NULL, adam};
+    Pair from[3], to[3];
+    float *before[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        before[i] = ops_random(ARENA, 1 + i);
+        for (int k = 0; k < ARENA && i == 2; k++)
+            before[i][k] *= before[i][k];
+        from[i] = canonical_pair_of(backend, shape, before[i]);
+        to[i] = canonical_pair_poisoned(backend, shape);
+    }
+    Pair g = canonical_pair_of(backend, shape, ops_random(ARENA, 4));
+    apply(ops_oracle, adam, pass, &(Arenas){from[0], from[1], from[2], g}, refused);
+    StepValues values = {
+        .step = 3, .lr = 0.01f, .correction1 = 0.34f, .correction2_sqrt = 0.06f};
+    pass.w = to[0].device.data;
+    pass.w_from = from[0].device.data;
+    pass.m = has[1] ? to[1].device.data : NULL;
+    pass.m_from = has[1] ? from[1].device.data : NULL;
+    pass.v = has[2] ? to[2].device.data : NULL;
+    pass.v_from = has[2] ? from[2].device.data : NULL;
+    pass.g = g.device.data;
+    pass.values = ops_placed(backend, &values, sizeof values);
+    pass.verdict = verdict_of(backend, refused);
+    const OptimizerPiece *placed = ops_placed(backend, pieces, sizeof pieces);
+    Optimizer optimizer = adam ? backend->ops->adam : backend->ops->sgd;
+    const float *unwritten = ops_get(backend, &to[0].device);
+    assert_ok(optimizer(backend, 0, &pass, placed, PIECES));
+    for (int i = 0; i < 3; i++) {
+        ops_assert_bits("a source", ops_get(backend, &from[i].device), before[i], ARENA);
+        const float *got = ops_get(backend, &to[i].device);
+        for (int k = 0; k < PIECES; k++)
+            ops_assert_bits("out of place", got + pieces[k].first,
+                            has[i] && !refused ? from[i].reference.data + pieces[k].first
+                                               : unwritten,
+                            pieces[k].count);
+        int64_t end = pieces[PIECES - 1].first + pieces[PIECES - 1].count;
+        ops_assert_bits("after the pieces", got + end, unwritten, ARENA - end);
+    }
+    ops_release_to(0);
+}
+
 /* NULL or not is what a pass is asked for; where the moment lies is the test's. */
 static float moment_wanted;
 
@@ -234,6 +287,24 @@ static void adam_has_the_bits_of_the_reference(void **state) {
     step_both(*state, true, pass);
 }
 
+static void a_pass_out_of_place_has_the_bits_of_the_reference_unless_refused(void **state) {
+    const OptimizerPass sgd[] = {
+        {.momentum = 0},
+        {.momentum = 0.9f, .m = &moment_wanted},
+        {.momentum = 0.9f, .m = &moment_wanted, .nesterov = true},
+    };
+    OptimizerPass adam = {
+        .m = &moment_wanted, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8f};
+    for (uint32_t refused = 0; refused < 2; refused++) {
+        for (int i = 0; i < 3; i++)
+            step_away(*state, false, sgd[i], refused);
+        adam.decoupled = false;
+        step_away(*state, true, adam, refused);
+        adam.decoupled = true;
+        step_away(*state, true, adam, refused);
+    }
+}
+
 int main(void) {
     const OpsTest tests[] = {
         OPS_TEST(accumulation_has_the_bits_of_the_reference),
@@ -245,6 +316,7 @@ int main(void) {
         OPS_TEST(blending_has_the_bits_of_the_reference_unless_refused),
         OPS_TEST(sgd_has_the_bits_of_the_reference),
         OPS_TEST(adam_has_the_bits_of_the_reference),
+        OPS_TEST(a_pass_out_of_place_has_the_bits_of_the_reference_unless_refused),
     };
     return cuda_ops_main(tests, sizeof tests / sizeof *tests);
 }

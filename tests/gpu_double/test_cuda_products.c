@@ -164,6 +164,14 @@ static void changed_filters_are_used_after_parameters_changed(void **state) {
     assert_same("changed", 0, "dx", backend, &p.dx, &other.dx);
 }
 
+static void parameters_do_not_move(void **state) {
+    Backend *backend = *state;
+    Tensor from = ops_canonical(backend, tensor_1d(NULL, 16)),
+           to = ops_canonical(backend, tensor_1d(NULL, 16));
+    assert_fails(backend->ops->parameters_moved(backend, from.data, to.data, 16),
+                 STATUS_UNSUPPORTED, "cannot move 16 parameters");
+}
+
 static void filters_of_released_memory_are_forgotten(void **state) {
     Backend *backend = *state;
     BackendMemory before, after;
@@ -283,6 +291,7 @@ int main(void) {
         OPS_TEST(each_gradient_of_a_convolution_can_be_left_out),
         OPS_TEST(what_lies_in_the_workspace_does_not_matter),
         OPS_TEST(changed_filters_are_used_after_parameters_changed),
+        OPS_TEST(parameters_do_not_move),
         OPS_TEST(filters_of_released_memory_are_forgotten),
         OPS_TEST(linear_layers_agree_with_the_reference),
         OPS_TEST(each_gradient_of_a_linear_layer_can_be_left_out),

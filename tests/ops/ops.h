@@ -106,6 +106,14 @@ static inline const StepValues *ops_step(Backend *backend, uint32_t step) {
     return ops_placed(backend, &values, sizeof values);
 }
 
+/* The pass reads where it writes. */
+static inline OptimizerPass ops_in_place(OptimizerPass pass) {
+    pass.w_from = pass.w;
+    pass.m_from = pass.m;
+    pass.v_from = pass.v;
+    return pass;
+}
+
 /* ---- tensors */
 
 /* An activation in the layout that the device chooses. */

@@ -194,6 +194,109 @@ static void bits_do_not_depend_on_neighbours_worker_history_or_addresses(void **
     }
 }
 
+/* ---- parameters that move */
+
+enum { FILTER1 = 16 * 1 * 9, FILTER2 = 16 * 16 * 9, FILTERS = FILTER1 + FILTER2 };
+
+/* Two sets of filters; the rest of the parameters is shared. */
+typedef struct {
+    Backend *backend;
+    Parameters parameters;
+    float *sets[2];
+    int at;
+} Moving;
+
+static Moving new_moving(Backend *backend, const float *filters) {
+    Moving moving = {.backend = backend, .parameters = new_parameters(backend)};
+    for (int i = 0; i < 2; i++)
+        moving.sets[i] = ops_memory(backend, FILTERS * sizeof *filters);
+    memcpy(moving.sets[0], filters, FILTERS * sizeof *filters);
+    moving.parameters.w1.data = moving.sets[0];
+    moving.parameters.w2.data = moving.sets[0] + FILTER1;
+    return moving;
+}
+
+/* The filters get other values in the other set. */
+static void move(Moving *moving, const float *filters) {
+    const float *from = moving->sets[moving->at];
+    moving->at = 1 - moving->at;
+    float *to = moving->sets[moving->at];
+    memcpy(to, filters, FILTERS * sizeof *filters);
+    assert_ok(moving->backend->ops->parameters_moved(moving->backend, from, to, FILTERS));
+    moving->parameters.w1.data = to;
+    moving->parameters.w2.data = to + FILTER1;
+}
+
+static size_t workspace_of(Backend *backend) {
+    BackendMemory memory;
+    backend->ops->memory(backend, &memory);
+    return memory.workspace;
+}
+
+static Results *of_a_fresh_device(const float *filters) {
+    Backend *fresh;
+    BackendOptions options = {.workers = 1};
+    assert_ok(backend_open("cpu", &options, &fresh));
+    int mark = ops_allocated_count;
+    Results *out = new_results();
+    Moving moving = new_moving(fresh, filters);
+    Results *got = run_alone(fresh, &moving.parameters, 0, 8, 0);
+    memcpy(out, got, sizeof *out);
+    ops_release_to(mark + 1);
+    fresh->ops->close(fresh);
+    return out;
+}
+
+static void parameters_that_moved_are_used_with_their_new_values(void **state) {
+    Backend *backend = *state;
+    Moving moving = new_moving(backend, ops_random(FILTERS, 40));
+    size_t before = workspace_of(backend);
+    run_alone(backend, &moving.parameters, 0, 8, 0);
+    size_t workspace = workspace_of(backend);
+    assert_true(workspace > before); /* there is a cache that can move */
+    for (uint32_t flip = 1; flip <= 4; flip++) {
+        const float *filters = ops_random(FILTERS, 40 + flip);
+        move(&moving, filters);
+        assert_int_equal(workspace_of(backend), workspace);
+        assert_same("moved", run_alone(backend, &moving.parameters, 0, 8, 0),
+                    of_a_fresh_device(filters));
+        assert_int_equal(workspace_of(backend), workspace);
+    }
+}
+
+static void a_cache_made_at_both_places_is_one_after_the_move(void **state) {
+    Backend *backend = *state;
+    const float *filters = ops_random(FILTERS, 50);
+    Moving moving = new_moving(backend, filters);
+    run_alone(backend, &moving.parameters, 0, 8, 0);
+    size_t one = workspace_of(backend);
+    Parameters there = moving.parameters;
+    memcpy(moving.sets[1], filters, FILTERS * sizeof *filters);
+    there.w1.data = moving.sets[1];
+    there.w2.data = moving.sets[1] + FILTER1;
+    run_alone(backend, &there, 0, 8, 0);
+    assert_true(workspace_of(backend) > one);
+    for (uint32_t flip = 1; flip <= 2; flip++) {
+        const float *changed = ops_random(FILTERS, 50 + flip);
+        move(&moving, changed);
+        assert_int_equal(workspace_of(backend), one);
+        assert_same("moved", run_alone(backend, &moving.parameters, 0, 8, 0),
+                    of_a_fresh_device(changed));
+    }
+}
+
+/* Caches that lie where the parameters come to, and that nothing replaces. */
+static void what_was_cached_before_is_stale_when_parameters_come_back(void **state) {
+    Backend *backend = *state;
+    Moving moving = new_moving(backend, ops_random(FILTERS, 60));
+    run_alone(backend, &moving.parameters, 0, 8, 0);
+    moving.at = 1; /* where nothing was computed yet */
+    const float *filters = ops_random(FILTERS, 61);
+    move(&moving, filters);
+    assert_same("come back", run_alone(backend, &moving.parameters, 0, 8, 0),
+                of_a_fresh_device(filters));
+}
+
 static void activations_have_no_padding_and_images_stay_canonical(void **state) {
     Backend *backend = *state;
     for (int channels = 1; channels <= 33; channels++) {
@@ -379,6 +482,15 @@ int main(void) {
     struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate_setup_teardown(
             bits_do_not_depend_on_neighbours_worker_history_or_addresses, NULL,
+            ops_release_all, backend),
+        cmocka_unit_test_prestate_setup_teardown(
+            parameters_that_moved_are_used_with_their_new_values, NULL, ops_release_all,
+            backend),
+        cmocka_unit_test_prestate_setup_teardown(
+            a_cache_made_at_both_places_is_one_after_the_move, NULL, ops_release_all,
+            backend),
+        cmocka_unit_test_prestate_setup_teardown(
+            what_was_cached_before_is_stale_when_parameters_come_back, NULL,
             ops_release_all, backend),
         cmocka_unit_test_prestate(activations_have_no_padding_and_images_stay_canonical,
                                   backend),

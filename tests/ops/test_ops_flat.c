@@ -46,15 +46,34 @@ static void blending_moves_running_statistics(void **state) {
     const float *x = ops_random(COUNT, 1), *y = ops_random(COUNT, 2);
     float *dx = device_of(backend, x, COUNT), *dy = device_of(backend, y, COUNT);
     assert_ok(
-        backend->ops->blend(backend, 0, dy, dx, COUNT, 0.1f, 0.25f, good(backend, 1)));
+        backend->ops->blend(backend, 0, dy, dy, dx, COUNT, 0.1f, 0.25f, good(backend, 1)));
     float *want = ops_host(COUNT);
     for (int i = 0; i < COUNT; i++)
         want[i] = (float)(0.9 * (double)y[i] + 0.1 * 0.25 * (double)x[i]);
     const float *got = host_of(backend, dy, COUNT);
     ops_assert_near("y", got, want, COUNT, 2e-7);
     assert_ok(
-        backend->ops->blend(backend, 0, dy, dx, COUNT, 0.1f, 0.25f, refusal(backend)));
+        backend->ops->blend(backend, 0, dy, dy, dx, COUNT, 0.1f, 0.25f, refusal(backend)));
     ops_assert_bits("y after a refused step", host_of(backend, dy, COUNT), got, COUNT);
+}
+
+static void blending_out_of_place_gives_the_bits_of_that_in_place(void **state) {
+    Backend *backend = *state;
+    const float *x = ops_random(COUNT, 1), *y = ops_random(COUNT, 2);
+    float *dx = device_of(backend, x, COUNT), *in_place = device_of(backend, y, COUNT);
+    float *from = device_of(backend, y, COUNT);
+    float *to = ops_memory(backend, COUNT * sizeof *to);
+    const float *before = host_of(backend, to, COUNT);
+    assert_ok(backend->ops->blend(backend, 0, to, from, dx, COUNT, 0.1f, 0.25f,
+                                  refusal(backend)));
+    ops_assert_bits("refused", host_of(backend, to, COUNT), before, COUNT);
+    const StepVerdict *verdict = good(backend, 1);
+    assert_ok(backend->ops->blend(backend, 0, in_place, in_place, dx, COUNT, 0.1f, 0.25f,
+                                  verdict));
+    assert_ok(backend->ops->blend(backend, 0, to, from, dx, COUNT, 0.1f, 0.25f, verdict));
+    ops_assert_bits("y", host_of(backend, to, COUNT), host_of(backend, in_place, COUNT),
+                    COUNT);
+    ops_assert_bits("from", host_of(backend, from, COUNT), y, COUNT);
 }
 
 static double sum_of(Backend *backend, int worker, const float *x, int64_t count) {
@@ -210,6 +229,7 @@ static Result run(Backend *backend, const Case *c, int64_t split) {
     const OptimizerPiece pieces[] = {{0, split, c->weight_decay},
                                      {split, COUNT - split, c->weight_decay}};
     const OptimizerPiece *device = ops_placed(backend, pieces, sizeof pieces);
+    pass = ops_in_place(pass);
     for (int step = 1; step <= STEPS; step++) {
         StepValues values = {.lr = c->lr,
                              .correction1 = (float)(1 - pow(pass.beta1, step)),
@@ -317,6 +337,7 @@ static void many_pieces_in_one_pass_are_those_passes_one_by_one(void **state) {
             pass.g = device_of(backend, ops_random(COUNT, 4), COUNT);
             pass.verdict = good(backend, c->gradient_scale);
             pass.values = ops_placed(backend, &values, sizeof values);
+            pass = ops_in_place(pass);
             const OptimizerPiece *device = ops_placed(backend, pieces, sizeof pieces);
             if (way == 0) assert_ok(step_of(backend, c, 0, &pass, device, PIECES));
             for (int k = 0; way == 1 && k < PIECES; k++)
@@ -349,6 +370,7 @@ static void a_refused_step_changes_nothing(void **state) {
         pass.g = device_of(backend, ops_random(COUNT, 4), COUNT);
         pass.verdict = refusal(backend);
         pass.values = ops_placed(backend, &values, sizeof values);
+        pass = ops_in_place(pass);
         assert_ok(
             step_of(backend, c, 0, &pass, ops_placed(backend, &piece, sizeof piece), 1));
         ops_assert_bits(c->name, host_of(backend, pass.w, COUNT), first[0], COUNT);
@@ -356,6 +378,150 @@ static void a_refused_step_changes_nothing(void **state) {
             ops_assert_bits(c->name, host_of(backend, pass.m, COUNT), first[1], COUNT);
         if (c->adam)
             ops_assert_bits(c->name, host_of(backend, pass.v, COUNT), first[2], COUNT);
+        ops_release_all(NULL);
+    }
+}
+
+/* ---- out of place */
+
+enum { ARENAS = 3, ROOM = 16 * 300 };
+
+/* Of one line, of several stretches of the cpu's loop and a bit, next to each other and with a gap. */
+static const OptimizerPiece spread[] = {{0, 16, 0.1f},
+                                        {16, 16 * 33, 0},
+                                        {16 * 34, 512, 0.1f},
+                                        {16 * 70, 16 * 199, 0.01f},
+                                        {16 * 270, 32, 0}};
+enum { SPREAD = sizeof spread / sizeof *spread };
+
+/* The same with another decay: a case of its own for the loops that fold it in. */
+static const OptimizerPiece *spread_of(Backend *backend, bool decays) {
+    OptimizerPiece pieces[SPREAD];
+    memcpy(pieces, spread, sizeof pieces);
+    for (int i = 0; i < SPREAD && !decays; i++)
+        pieces[i].weight_decay = 0;
+    return ops_placed(backend, pieces, sizeof pieces);
+}
+
+typedef struct {
+    OptimizerPass pass;
+    const float *before[ARENAS]; /* the sources; NULL where the case has none */
+    float *from[ARENAS];         /* of the device */
+} Moving;
+
+static Moving moving_of(Backend *backend, const Case *c, const StepVerdict *verdict) {
+    StepValues values = {.lr = c->lr, .correction1 = 0.1f, .correction2_sqrt = 0.03f};
+    Moving moving = {.pass = c->pass};
+    const bool has[ARENAS] = {true, c->has_momentum, c->adam};
+    for (uint32_t i = 0; i < ARENAS; i++) {
+        if (!has[i]) continue;
+        float *host = ops_random(ROOM, 20 + i);
+        for (int k = 0; k < ROOM && i == 2; k++)
+            host[k] *= host[k];
+        moving.before[i] = host;
+        moving.from[i] = device_of(backend, host, ROOM);
+    }
+    moving.pass.w_from = moving.from[0];
+    moving.pass.m_from = moving.from[1];
+    moving.pass.v_from = moving.from[2];
+    moving.pass.g = device_of(backend, ops_random(ROOM, 30), ROOM);
+    moving.pass.verdict = verdict;
+    moving.pass.values = ops_placed(backend, &values, sizeof values);
+    return moving;
+}
+
+/* Writes into new memory, every byte 0xff before. */
+static void move_away(Backend *backend, Moving *moving, float *to[ARENAS]) {
+    for (int i = 0; i < ARENAS; i++)
+        to[i] = moving->before[i] != NULL ? ops_memory(backend, ROOM * sizeof **to) : NULL;
+    moving->pass.w = to[0];
+    moving->pass.m = to[1];
+    moving->pass.v = to[2];
+}
+
+static void assert_sources_untouched(Backend *backend, const char *name,
+                                     const Moving *moving) {
+    for (int i = 0; i < ARENAS; i++)
+        if (moving->before[i] != NULL)
+            ops_assert_bits(name, host_of(backend, moving->from[i], ROOM),
+                            moving->before[i], ROOM);
+}
+
+static void out_of_place_like_in_place(Backend *backend, const Case *c, float scale,
+                                       bool decays) {
+    const StepVerdict *verdict = good(backend, scale);
+    const OptimizerPiece *pieces = spread_of(backend, decays);
+    Moving away = moving_of(backend, c, verdict), stay = moving_of(backend, c, verdict);
+    float *to[ARENAS];
+    move_away(backend, &away, to);
+    stay.pass.w = stay.from[0];
+    stay.pass.m = stay.from[1];
+    stay.pass.v = stay.from[2];
+    assert_ok(step_of(backend, c, 0, &away.pass, pieces, SPREAD));
+    assert_ok(step_of(backend, c, 0, &stay.pass, pieces, SPREAD));
+    assert_sources_untouched(backend, c->name, &away);
+    const float *unwritten =
+        host_of(backend, ops_memory(backend, ROOM * sizeof **to), ROOM);
+    for (int i = 0; i < ARENAS; i++) {
+        if (to[i] == NULL) continue;
+        const float *got = host_of(backend, to[i], ROOM);
+        const float *want = host_of(backend, stay.from[i], ROOM);
+        int64_t end = 0;
+        for (int k = 0; k < SPREAD; k++) {
+            int64_t first = spread[k].first, count = spread[k].count;
+            ops_assert_bits("between pieces", got + end, unwritten, first - end);
+            ops_assert_bits(c->name, got + first, want + first, count);
+            assert_memory_not_equal(got + first, stay.before[i] + first,
+                                    (size_t)count * sizeof *got);
+            end = first + count;
+        }
+        ops_assert_bits("after the pieces", got + end, unwritten, ROOM - end);
+    }
+}
+
+static void an_optimizer_out_of_place_gives_the_bits_of_one_in_place(void **state) {
+    const float scales[] = {1, 0.37f};
+    for (int i = 0; i < CASES; i++)
+        for (int clipped = 0; clipped < 2; clipped++)
+            for (int decays = 0; decays < 2; decays++) {
+                out_of_place_like_in_place(*state, &cases[i], scales[clipped], decays == 1);
+                ops_release_all(NULL);
+            }
+}
+
+static void an_optimizer_out_of_place_has_the_bits_of_the_reference(void **state) {
+    for (int i = 0; i < CASES; i++) {
+        Backend *both[] = {*state, ops_oracle};
+        float *to[2][ARENAS];
+        for (int d = 0; d < 2; d++) {
+            Moving moving = moving_of(both[d], &cases[i], good(both[d], 0.37f));
+            move_away(both[d], &moving, to[d]);
+            assert_ok(step_of(both[d], &cases[i], 0, &moving.pass, spread_of(both[d], true),
+                              SPREAD));
+        }
+        for (int k = 0; k < ARENAS; k++)
+            if (to[0][k] != NULL)
+                ops_assert_bits(cases[i].name, host_of(both[0], to[0][k], ROOM),
+                                host_of(both[1], to[1][k], ROOM), ROOM);
+        ops_release_all(NULL);
+    }
+}
+
+static void a_refused_step_out_of_place_writes_nothing(void **state) {
+    Backend *backend = *state;
+    for (int i = 0; i < CASES; i++) {
+        Moving moving = moving_of(backend, &cases[i], refusal(backend));
+        float *to[ARENAS];
+        move_away(backend, &moving, to);
+        const float *unwritten =
+            host_of(backend, ops_memory(backend, ROOM * sizeof **to), ROOM);
+        assert_ok(
+            step_of(backend, &cases[i], 0, &moving.pass, spread_of(backend, true), SPREAD));
+        assert_sources_untouched(backend, cases[i].name, &moving);
+        for (int k = 0; k < ARENAS; k++)
+            if (to[k] != NULL)
+                ops_assert_bits(cases[i].name, host_of(backend, to[k], ROOM), unwritten,
+                                ROOM);
         ops_release_all(NULL);
     }
 }
@@ -376,6 +542,10 @@ int main(void) {
         OPS_TEST(optimizers_have_the_bits_of_the_reference),
         OPS_TEST(many_pieces_in_one_pass_are_those_passes_one_by_one),
         OPS_TEST(a_refused_step_changes_nothing),
+        OPS_TEST(blending_out_of_place_gives_the_bits_of_that_in_place),
+        OPS_TEST(an_optimizer_out_of_place_gives_the_bits_of_one_in_place),
+        OPS_TEST(an_optimizer_out_of_place_has_the_bits_of_the_reference),
+        OPS_TEST(a_refused_step_out_of_place_writes_nothing),
     };
     return ops_main(tests, sizeof tests / sizeof *tests);
 }
