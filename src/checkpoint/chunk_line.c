@@ -1,70 +1,35 @@
-/* Threads that pack or unpack chunks, each taking the next that nobody works at.
- *
- * Job i lies in slot i % slot_count. Of the counts below, taken ≤ claimed ≤ sent ≤ taken + slot_count. */
+/* Jobs in a ring whose threads pack or unpack them. */
 #include "src/checkpoint/chunk_line.h"
 
 #include "src/checkpoint/chunk_codec.h"
+#include "src/checkpoint/ring.h"
 
-#include <assert.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 
 enum { THREADS_MOST = 8, SLOTS_MOST = 2 * THREADS_MOST + 2 };
 
-typedef struct {
-    ChunkJob job;
-    bool done;
-} Slot;
-
 struct ChunkLine {
     int level;
-    Slot slots[SLOTS_MOST];
-    int slot_count;
-    ChunkCodec *codecs[THREADS_MOST]; /* one a thread; the first is used without any */
-    pthread_t threads[THREADS_MOST];
-    int codec_count, thread_count;
-    pthread_mutex_t lock;
-    pthread_cond_t moved;
-    int64_t sent, claimed, taken;
-    bool ending;
+    ChunkJob jobs[SLOTS_MOST];
+    int job_count;
+    ChunkCodec *codecs[THREADS_MOST]; /* one a worker */
+    int codec_count;
+    Ring *ring;
 };
 
-typedef struct {
-    ChunkLine *line;
-    ChunkCodec *codec;
-} Worker;
-
-static void work(int level, ChunkCodec *codec, ChunkJob *job) {
+static void work(void *context, int worker, int slot) {
+    ChunkLine *self = context;
+    ChunkCodec *codec = self->codecs[worker];
+    ChunkJob *job = &self->jobs[slot];
     job->wrong = NULL;
     job->made_bytes = job->whole;
-    if (level > 0)
+    if (self->level > 0)
         job->made_bytes =
             chunk_pack(codec, job->from, job->bytes, job->whole, job->element, job->made);
     else
         job->wrong = chunk_unpack(codec, job->own, job->bytes, job->plain, job->whole,
                                   job->element, job->made);
-}
-
-static void *work_on(void *argument) {
-    Worker worker = *(Worker *)argument;
-    free(argument);
-    ChunkLine *self = worker.line;
-    pthread_mutex_lock(&self->lock);
-    for (;;) {
-        while (!self->ending && self->claimed == self->sent)
-            pthread_cond_wait(&self->moved, &self->lock);
-        if (self->ending) break;
-        Slot *slot = &self->slots[self->claimed++ % self->slot_count];
-        pthread_mutex_unlock(&self->lock);
-        work(self->level, worker.codec, &slot->job);
-        pthread_mutex_lock(&self->lock);
-        slot->done = true;
-        pthread_cond_broadcast(&self->moved);
-    }
-    pthread_mutex_unlock(&self->lock);
-    return NULL;
 }
 
 static int cores(void) {
@@ -73,31 +38,12 @@ static int cores(void) {
     return count < 1 ? 1 : count > THREADS_MOST ? THREADS_MOST : count;
 }
 
-/* Without a thread each job is done when it is sent. */
-static void start_threads(ChunkLine *self) {
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
-    while (self->thread_count < self->codec_count) {
-        Worker *worker = malloc(sizeof *worker);
-        if (worker == NULL) break;
-        *worker = (Worker){self, self->codecs[self->thread_count]};
-        if (pthread_create(&self->threads[self->thread_count], NULL, work_on, worker) !=
-            0) {
-            free(worker);
-            break;
-        }
-        self->thread_count++;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static Status find_memory(ChunkLine *self, size_t most, int64_t count) {
     int threads = count < cores() ? (int)(count < 1 ? 1 : count) : cores();
     for (; self->codec_count < threads; self->codec_count++)
         TRY(chunk_codec_create(self->level, most, &self->codecs[self->codec_count]));
-    for (; self->slot_count < 2 * threads + 2; self->slot_count++) {
-        ChunkJob *job = &self->slots[self->slot_count].job;
+    for (; self->job_count < 2 * threads + 2; self->job_count++) {
+        ChunkJob *job = &self->jobs[self->job_count];
         job->made = malloc(most);
         job->own = self->level == 0 ? malloc(most) : NULL;
         if (job->made != NULL && (job->own != NULL || self->level > 0)) continue;
@@ -105,7 +51,7 @@ static Status find_memory(ChunkLine *self, size_t most, int64_t count) {
         free(job->own);
         return FAIL(STATUS_MEMORY, NULL, "no memory for chunks of %zu bytes", most);
     }
-    return STATUS_OK;
+    return ring_open(self->job_count, threads, work, self, &self->ring);
 }
 
 Status chunk_line_open(int level, size_t most, int64_t count, ChunkLine **out) {
@@ -113,64 +59,37 @@ Status chunk_line_open(int level, size_t most, int64_t count, ChunkLine **out) {
     ChunkLine *self = calloc(1, sizeof *self);
     if (self == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for a line of chunks");
     self->level = level;
-    pthread_mutex_init(&self->lock, NULL);
-    pthread_cond_init(&self->moved, NULL);
     Status status = find_memory(self, most, count);
     if (status != STATUS_OK) {
         chunk_line_close(self);
         return status;
     }
-    start_threads(self);
     *out = self;
     return STATUS_OK;
 }
 
 ChunkJob *chunk_line_next(ChunkLine *self) {
-    if (self->sent - self->taken == self->slot_count) return NULL;
-    return &self->slots[self->sent % self->slot_count].job;
+    int slot = ring_next(self->ring);
+    return slot < 0 ? NULL : &self->jobs[slot];
 }
 
 void chunk_line_send(ChunkLine *self) {
-    assert(self->sent - self->taken < self->slot_count);
-    Slot *slot = &self->slots[self->sent % self->slot_count];
-    if (self->thread_count == 0) {
-        work(self->level, self->codecs[0], &slot->job);
-        slot->done = true;
-        self->sent++;
-        return;
-    }
-    pthread_mutex_lock(&self->lock);
-    slot->done = false;
-    self->sent++;
-    pthread_cond_broadcast(&self->moved);
-    pthread_mutex_unlock(&self->lock);
+    ring_send(self->ring);
 }
 
 const ChunkJob *chunk_line_take(ChunkLine *self) {
-    if (self->taken == self->sent) return NULL;
-    Slot *slot = &self->slots[self->taken++ % self->slot_count];
-    pthread_mutex_lock(&self->lock);
-    while (!slot->done)
-        pthread_cond_wait(&self->moved, &self->lock);
-    pthread_mutex_unlock(&self->lock);
-    return &slot->job;
+    int slot = ring_take(self->ring);
+    return slot < 0 ? NULL : &self->jobs[slot];
 }
 
 void chunk_line_close(ChunkLine *self) {
     if (self == NULL) return;
-    pthread_mutex_lock(&self->lock);
-    self->ending = true;
-    pthread_cond_broadcast(&self->moved);
-    pthread_mutex_unlock(&self->lock);
-    for (int i = 0; i < self->thread_count; i++)
-        pthread_join(self->threads[i], NULL);
+    ring_close(self->ring);
     for (int i = 0; i < self->codec_count; i++)
         chunk_codec_destroy(self->codecs[i]);
-    for (int i = 0; i < self->slot_count; i++) {
-        free(self->slots[i].job.made);
-        free(self->slots[i].job.own);
+    for (int i = 0; i < self->job_count; i++) {
+        free(self->jobs[i].made);
+        free(self->jobs[i].own);
     }
-    pthread_cond_destroy(&self->moved);
-    pthread_mutex_destroy(&self->lock);
     free(self);
 }

@@ -7,6 +7,7 @@
 #include "src/checkpoint/chunk_index.h"
 #include "src/checkpoint/chunk_line.h"
 #include "src/checkpoint/plan.h"
+#include "src/checkpoint/segment_stream.h"
 #include "src/checkpoint/userblock.h"
 #include "src/checkpoint/write_behind.h"
 #include "src/core/clock.h"
@@ -21,10 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
-
-/* Copied and hashed in one go, it stays in the cache between. */
-enum { CHUNK = 128 << 10 };
 
 struct CheckpointWriting {
     const CheckpointPlan *plan;
@@ -44,21 +41,11 @@ typedef struct {
     CheckpointWriting *writing;
     const CheckpointPlan *plan;
     const State *state;
-    XXH3_state_t *hash; /* of the entry that is being copied */
-    Digest *values;     /* of each of the state's entries, once it is copied */
-    ChunkPlace *places; /* plan->chunks: where they came to lie */
-    int not_finite;     /* the first of the state's entries, or -1 */
+    DigestStream *value; /* of the entry that is being copied */
+    Digest *values;      /* of each of the state's entries, once it is copied */
+    ChunkPlace *places;  /* plan->chunks: where they came to lie */
+    int not_finite;      /* the first of the state's entries, or -1 */
 } Save;
-
-/* The bytes behind the region, one after the other, cut into segments. */
-typedef struct {
-    WriteBehind *behind;
-    Digest *table;
-    int64_t at;           /* in the file */
-    unsigned char *piece; /* the segment that is being filled; NULL at its start */
-    size_t filled;
-    int64_t segments; /* sent */
-} Stream;
 
 /* Creates the hidden temporary and asks for its space, so that a full disk shows at once. How much a
  * packed one needs shows only while it is written. */
@@ -79,91 +66,48 @@ static int create_temporary(CheckpointWriting *self) {
     return 0;
 }
 
-/* Room for the next bytes, at most `wanted`: the rest of the segment. */
-static unsigned char *stream_room(Stream *stream, size_t wanted, size_t *bytes) {
-    if (stream->piece == NULL) stream->piece = write_behind_piece(stream->behind);
-    size_t left = CHECKPOINT_SEGMENT - stream->filled;
-    *bytes = wanted < left ? wanted : left;
-    return stream->piece + stream->filled;
-}
-
-static void stream_send(Stream *stream) {
-    write_behind_send(stream->behind, stream->filled, stream->at - (int64_t)stream->filled,
-                      &stream->table[stream->segments++]);
-    stream->piece = NULL;
-    stream->filled = 0;
-}
-
-static void stream_advance(Stream *stream, size_t bytes) {
-    stream->filled += bytes;
-    stream->at += (int64_t)bytes;
-    if (stream->filled == CHECKPOINT_SEGMENT) stream_send(stream);
-}
-
-static void stream_put(Stream *stream, const unsigned char *data, size_t count) {
-    for (size_t done = 0, bytes; done < count; done += bytes) {
-        unsigned char *room = stream_room(stream, count - done, &bytes);
-        memcpy(room, data + done, bytes);
-        stream_advance(stream, bytes);
-    }
-}
-
-/* Gaps are zero. */
-static void stream_fill(Stream *stream, int64_t until) {
-    while (stream->at < until) {
-        size_t bytes;
-        unsigned char *room = stream_room(stream, (size_t)(until - stream->at), &bytes);
-        memset(room, 0, bytes);
-        stream_advance(stream, bytes);
-    }
-}
-
-static void keep_value(Save *save, int index) {
-    XXH128_hash_t value = XXH3_128bits_digest(save->hash);
-    save->values[index] = (Digest){value.high64, value.low64};
-}
-
-static void look_at_value(Save *save, int index, const void *data, size_t bytes) {
+/* What is to be known of an entry's values, of which these are the next. */
+static void look_at_values(Save *save, int index, const void *data, size_t bytes) {
+    digest_stream_add(save->value, data, bytes);
     if (save->not_finite >= 0 && save->not_finite <= index) return;
     if (!state_values_are_finite(save->state->entries[index].dtype, data, bytes))
         save->not_finite = index;
 }
 
-/* Copies an entry and hashes it on the way. */
-static void put_entry(Save *save, const PlanEntry *entry, Stream *stream) {
+/* Copies an entry and digests it on the way: the source, so that a copy that went wrong shows, for its
+ * segment's digest is the copy's. */
+static void put_entry(Save *save, const PlanEntry *entry, SegmentStream *stream) {
     const unsigned char *data = state_data(save->state, entry->index);
-    stream_fill(stream, entry->offset);
-    XXH3_128bits_reset(save->hash);
+    segment_stream_fill(stream, entry->offset);
+    digest_stream_begin(save->value);
     for (size_t done = 0, bytes; done < entry->bytes; done += bytes) {
-        size_t left = entry->bytes - done;
-        unsigned char *room = stream_room(stream, left < CHUNK ? left : CHUNK, &bytes);
+        unsigned char *room = segment_stream_room(stream, entry->bytes - done, &bytes);
         memcpy(room, data + done, bytes);
-        XXH3_128bits_update(save->hash, room, bytes);
-        look_at_value(save, entry->index, room, bytes);
-        stream_advance(stream, bytes);
+        look_at_values(save, entry->index, data + done, bytes);
+        segment_stream_advance(stream, bytes);
     }
-    keep_value(save, entry->index);
+    save->values[entry->index] = digest_stream_value(save->value);
 }
 
 /* ---- packed entries: threads pack chunks that lie ahead, while here the values are hashed and packed
  * chunks go into the stream, in order */
 
 /* Takes the next packed chunk off the line. False when there is none. */
-static bool put_chunk(Save *save, ChunkLine *line, Stream *stream) {
+static bool put_chunk(Save *save, ChunkLine *line, SegmentStream *stream) {
     const ChunkJob *job = chunk_line_take(line);
     if (job == NULL) return false;
-    save->places[job->tag] =
-        (ChunkPlace){.address = (uint64_t)(stream->at - CHECKPOINT_USER_BLOCK),
-                     .bytes = (uint32_t)job->made_bytes,
-                     .plain = job->made_bytes == job->whole};
-    stream_put(stream, job->made, job->made_bytes);
+    save->places[job->tag] = (ChunkPlace){
+        .address = (uint64_t)(segment_stream_at(stream) - CHECKPOINT_USER_BLOCK),
+        .bytes = (uint32_t)job->made_bytes,
+        .plain = job->made_bytes == job->whole};
+    segment_stream_put(stream, job->made, job->made_bytes);
     return true;
 }
 
 static void pack_entry(Save *save, const PlanEntry *entry, int64_t *tag, ChunkLine *line,
-                       Stream *stream) {
+                       SegmentStream *stream) {
     const unsigned char *data = state_data(save->state, entry->index);
-    XXH3_128bits_reset(save->hash);
+    digest_stream_begin(save->value);
     for (int64_t i = 0; i < entry->grid.count; i++) {
         ChunkJob *job;
         while ((job = chunk_line_next(line)) == NULL)
@@ -176,18 +120,17 @@ static void pack_entry(Save *save, const PlanEntry *entry, int64_t *tag, ChunkLi
         const unsigned char *values = job->from;
         size_t bytes = job->bytes;
         chunk_line_send(line);
-        XXH3_128bits_update(save->hash, values, bytes);
-        look_at_value(save, entry->index, values, bytes);
+        look_at_values(save, entry->index, values, bytes);
     }
-    keep_value(save, entry->index);
+    save->values[entry->index] = digest_stream_value(save->value);
 }
 
-static Status pack_entries(Save *save, int first, Stream *stream) {
+static Status pack_entries(Save *save, int first, SegmentStream *stream) {
     const CheckpointPlan *plan = save->plan;
     ChunkLine *line;
     TRY(chunk_line_open(plan->level, plan->whole, plan->chunks, &line));
     int64_t tag = 0;
-    stream_fill(stream, plan->chunks_offset);
+    segment_stream_fill(stream, plan->chunks_offset);
     for (int e = first; e < plan->count; e++)
         pack_entry(save, &plan->entries[e], &tag, line, stream);
     while (put_chunk(save, line, stream))
@@ -205,41 +148,38 @@ static Status pack_entries(Save *save, int first, Stream *stream) {
     return STATUS_OK;
 }
 
-/* Everything behind the region; the segments' digests go to the stream's table. */
-static int write_segments(Save *save, Stream *stream, Status *status) {
+/* Everything behind the region, and the segments' digests into it. */
+static int write_segments(Save *save, SegmentStream *stream, Status *status) {
     const CheckpointPlan *plan = save->plan;
     int e = plan->small;
     for (; e < plan->count && plan->entries[e].grid.count == 0; e++)
         put_entry(save, &plan->entries[e], stream);
     if (e < plan->count) *status = pack_entries(save, e, stream);
     if (*status != STATUS_OK) return -1;
-    int64_t end = (stream->at + CHECKPOINT_PAGE - 1) / CHECKPOINT_PAGE * CHECKPOINT_PAGE;
-    stream_fill(stream, plan->chunks > 0 ? end : plan->bytes);
-    save->writing->bytes = stream->at;
-    if (stream->filled > 0) stream_send(stream);
-    return write_behind_finish(stream->behind);
+    int64_t at = segment_stream_at(stream);
+    int64_t end = (at + CHECKPOINT_PAGE - 1) / CHECKPOINT_PAGE * CHECKPOINT_PAGE;
+    segment_stream_fill(stream, plan->chunks > 0 ? end : plan->bytes);
+    save->writing->bytes = segment_stream_at(stream);
+    const Digest *digests;
+    int64_t count;
+    if (segment_stream_finish(stream, &digests, &count) != 0) return -1;
+    memcpy(save->writing->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK), digests,
+           (size_t)count * sizeof *digests); /* high, low: as in the file */
+    return 0;
 }
 
 static int write_tensors(Save *save, Status *status) {
     const CheckpointPlan *plan = save->plan;
     save->writing->step = "write the tensors of";
     if (plan->segments == 0) return 0;
-    Digest *table = calloc((size_t)plan->segments, sizeof *table);
-    WriteBehind *behind = NULL;
-    *status = table != NULL ? write_behind_open(save->writing->fd, CHECKPOINT_SEGMENT,
-                                                plan->segments, &behind)
-                            : FAIL(STATUS_MEMORY, NULL, "no memory for %lld digests",
-                                   (long long)plan->segments);
-    Stream stream = {.behind = behind,
-                     .table = table,
-                     .at = CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes};
-    int written = *status == STATUS_OK ? write_segments(save, &stream, status) : -1;
+    SegmentStream *stream;
+    *status = segment_stream_open(save->writing->fd,
+                                  CHECKPOINT_USER_BLOCK + (int64_t)plan->region_bytes,
+                                  plan->segments, &stream);
+    if (*status != STATUS_OK) return -1;
+    int written = write_segments(save, stream, status);
     int error = errno;
-    write_behind_close(behind);
-    if (written == 0) /* high, low: as in the file */
-        memcpy(save->writing->region + (plan->segments_offset - CHECKPOINT_USER_BLOCK),
-               table, (size_t)stream.segments * sizeof *table);
-    free(table);
+    segment_stream_close(stream);
     errno = error;
     return written;
 }
@@ -249,10 +189,11 @@ static void keep_small_entries(Save *save) {
     unsigned char *region = save->writing->region;
     for (int e = 0; e < save->plan->small; e++) {
         const PlanEntry *entry = &save->plan->entries[e];
-        unsigned char *place = region + (entry->offset - CHECKPOINT_USER_BLOCK);
-        memcpy(place, state_data(save->state, entry->index), entry->bytes);
-        save->values[entry->index] = digest_of(place, entry->bytes);
-        look_at_value(save, entry->index, place, entry->bytes);
+        const void *data = state_data(save->state, entry->index);
+        memcpy(region + (entry->offset - CHECKPOINT_USER_BLOCK), data, entry->bytes);
+        digest_stream_begin(save->value);
+        look_at_values(save, entry->index, data, entry->bytes);
+        save->values[entry->index] = digest_stream_value(save->value);
     }
 }
 
@@ -274,7 +215,7 @@ static Status fail_step(const CheckpointWriting *self) {
 static Status write_values(Save *save) {
     CheckpointWriting *self = save->writing;
     if (self->staging == NULL || self->region == NULL || save->values == NULL ||
-        save->places == NULL || save->hash == NULL)
+        save->places == NULL || save->value == NULL)
         return FAIL(STATUS_MEMORY, NULL, "no memory to write %s", self->name);
     memcpy(self->region, save->plan->region, save->plan->region_bytes);
     TRY(file_temporary_name(self->name, self->temp));
@@ -304,11 +245,11 @@ Status checkpoint_write_begin(const CheckpointPlan *plan, const State *state, in
     Save save = {.writing = self, .plan = plan, .state = state, .not_finite = -1};
     save.values = calloc((size_t)state->count + 1, sizeof *save.values);
     save.places = calloc((size_t)plan->chunks + 1, sizeof *save.places);
-    save.hash = XXH3_createState();
+    save.value = digest_stream_create();
     Status status = write_values(&save);
     free(save.values);
     free(save.places);
-    XXH3_freeState(save.hash);
+    free(save.value);
     if (status != STATUS_OK) {
         checkpoint_write_discard(self);
         return status;

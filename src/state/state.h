@@ -112,3 +112,11 @@ void digest_print(Digest digest, char text[DIGEST_TEXT]);
 bool digest_parse(const char *text, Digest *out); /* exactly 32 lower-case hex digits */
 bool digest_equal(Digest a, Digest b);
 Digest digest_of(const void *data, size_t bytes); /* XXH3-128 */
+
+/* digest_of of bytes that come piece by piece: create, then begin, add*, value for each digest.
+ * Memory: the caller's (free); NULL when there is none */
+typedef struct DigestStream DigestStream;
+DigestStream *digest_stream_create(void);
+void digest_stream_begin(DigestStream *stream);
+void digest_stream_add(DigestStream *stream, const void *data, size_t bytes);
+Digest digest_stream_value(const DigestStream *stream);
