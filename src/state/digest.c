@@ -95,20 +95,37 @@ Digest state_digest(const State *state) {
     return from_xxh(XXH3_128bits_digest(&digester.hash));
 }
 
-/* By bits: an exponent of ones alone is infinite or NaN. Summed in words, for the vectoriser. */
+/* By bits: with an exponent of ones a float is infinite or NaN, and no finite one is larger then. In lanes, so
+ * that the largest of each is found without waiting for that of another. */
+static bool are_finite_f32(const uint32_t *words, size_t count) {
+    enum { LANES = 32 };
+    const uint32_t magnitude = 0x7fffffffu, infinite = 0x7f800000u;
+    uint32_t largest[LANES] = {0};
+    size_t whole = count - count % LANES;
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t lane = 0; lane < LANES; lane++) {
+            uint32_t word = words[i + lane] & magnitude;
+            largest[lane] = word > largest[lane] ? word : largest[lane];
+        }
+    bool finite = true;
+    for (size_t lane = 0; lane < LANES; lane++)
+        finite &= largest[lane] < infinite;
+    for (size_t i = whole; i < count; i++)
+        finite &= (words[i] & magnitude) < infinite;
+    return finite;
+}
+
+static bool are_finite_f64(const uint64_t *words, size_t count) {
+    bool finite = true;
+    for (size_t i = 0; i < count; i++)
+        finite &= (words[i] >> 52 & 0x7ff) != 0x7ff;
+    return finite;
+}
+
 bool state_values_are_finite(DType dtype, const void *data, size_t bytes) {
-    uint32_t bad = 0;
-    uint64_t bad_wide = 0;
-    if (dtype == DTYPE_F32) {
-        const uint32_t *words = data;
-        for (size_t i = 0; i < bytes / sizeof *words; i++)
-            bad |= (words[i] & 0x7f800000u) == 0x7f800000u;
-    } else if (dtype == DTYPE_F64) {
-        const uint64_t *words = data;
-        for (size_t i = 0; i < bytes / sizeof *words; i++)
-            bad_wide |= (words[i] >> 52 & 0x7ff) == 0x7ff;
-    }
-    return bad == 0 && bad_wide == 0;
+    if (dtype == DTYPE_F32) return are_finite_f32(data, bytes / sizeof(uint32_t));
+    if (dtype == DTYPE_F64) return are_finite_f64(data, bytes / sizeof(uint64_t));
+    return true;
 }
 
 Digest state_examine(const State *state, int *not_finite) {

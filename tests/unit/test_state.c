@@ -254,6 +254,35 @@ static void digests_are_printed_and_read_back(void **state) {
 
 #define EACH(test) cmocka_unit_test_setup_teardown(test, create, destroy)
 
+static void one_value_that_is_not_finite_is_seen_wherever_it_lies(void **state) {
+    (void)state;
+    enum { COUNT = 100 };
+    static const uint32_t finite[] = {0, 0x80000000u, 1, 0x7f7fffffu, 0xff7fffffu},
+                          wrong[] = {0x7f800000u, 0xff800000u, 0x7f800001u, 0xffffffffu};
+    uint32_t narrow[COUNT];
+    uint64_t wide[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        narrow[i] = finite[i % 5];
+        wide[i] = (uint64_t)(finite[i % 5] == 0x7f7fffffu ? 0x7fefffffu : 0) << 32;
+    }
+    for (size_t count = 0; count <= COUNT; count++) {
+        assert_true(state_values_are_finite(DTYPE_F32, narrow, 4 * count));
+        assert_true(state_values_are_finite(DTYPE_F64, wide, 8 * count));
+        for (size_t at = 0; at < count; at++) {
+            uint32_t narrow_before = narrow[at];
+            uint64_t wide_before = wide[at];
+            narrow[at] = wrong[at % 4];
+            wide[at] = (uint64_t)0x7ff00000u << 32 | at % 2;
+            assert_false(state_values_are_finite(DTYPE_F32, narrow, 4 * count));
+            assert_false(state_values_are_finite(DTYPE_F64, wide, 8 * count));
+            assert_true(state_values_are_finite(DTYPE_I64, wide, 8 * count));
+            assert_true(state_values_are_finite(DTYPE_U64, wide, 8 * count));
+            narrow[at] = narrow_before;
+            wide[at] = wide_before;
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         EACH(entries_lie_aligned_in_order_of_declaration),
@@ -265,6 +294,7 @@ int main(void) {
         EACH(every_bit_of_every_value_changes_the_digest),
         EACH(what_is_not_finite_is_named),
         EACH(large_entries_are_examined_whole),
+        cmocka_unit_test(one_value_that_is_not_finite_is_seen_wherever_it_lies),
         cmocka_unit_test(digests_are_printed_and_read_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
