@@ -5,6 +5,7 @@
 #include "src/checkpoint/object_store.h"
 #include "src/core/clock.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -23,9 +24,8 @@ struct Mirror {
     atomic_bool cancel;
     int keep_last;
     bool claimed, off;
-    char (*sent)
-        [CATALOG_NAME]; /* put by us and not deleted, the oldest first; keep_last + 1 of them */
-    int sent_count;
+    char (*sent)[CATALOG_NAME]; /* put by us and not deleted, the oldest first */
+    int sent_count, sent_room;
 
     pthread_t thread;
     pthread_mutex_t lock; /* of all below */
@@ -65,15 +65,41 @@ static Status check_generation(Mirror *mirror) {
     return STATUS_OK;
 }
 
-/* Only names of this launch, and only when so many newer ones stand. What fails is tried with the next. */
-static void delete_old(Mirror *mirror, const char *name) {
+/* Without memory a name is not remembered, and its object stays. */
+static void remember(Mirror *mirror, const char *name) {
     for (int i = 0; i < mirror->sent_count; i++)
         if (strcmp(mirror->sent[i], name) == 0) return;
+    if (mirror->sent_count == mirror->sent_room) {
+        int room = 2 * mirror->sent_room + 16;
+        char(*grown)[CATALOG_NAME] =
+            realloc(mirror->sent, (size_t)room * sizeof *mirror->sent);
+        if (grown == NULL) return;
+        mirror->sent = grown;
+        mirror->sent_room = room;
+    }
     strcpy(mirror->sent[mirror->sent_count++], name);
-    if (mirror->sent_count <= mirror->keep_last) return;
-    object_delete(&mirror->place, mirror->sent[0]);
-    mirror->sent_count--;
-    memmove(mirror->sent[0], mirror->sent[1], (size_t)mirror->sent_count * CATALOG_NAME);
+}
+
+/* The run directory has been pruned before this: what stands there, retention keeps (pinned, the best one,
+ * one of keep_every). */
+static bool stands_here(const Mirror *mirror, const char *name) {
+    return faccessat(mirror->owner->directory, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           errno != ENOENT;
+}
+
+/* Only names of this launch, only when so many newer ones stand, and only what is gone from the run
+ * directory. What fails, or still stands there, is looked at again after the next. */
+static void delete_old(Mirror *mirror) {
+    for (int i = 0; i < mirror->sent_count - mirror->keep_last;) {
+        if (stands_here(mirror, mirror->sent[i]) ||
+            object_delete(&mirror->place, mirror->sent[i]) != STATUS_OK) {
+            i++;
+            continue;
+        }
+        mirror->sent_count--;
+        memmove(mirror->sent[i], mirror->sent[i + 1],
+                (size_t)(mirror->sent_count - i) * CATALOG_NAME);
+    }
 }
 
 static Status send_one(Mirror *mirror, const char *name, MirrorEvent *event) {
@@ -83,7 +109,8 @@ static Status send_one(Mirror *mirror, const char *name, MirrorEvent *event) {
     TRY(object_copy_out(&mirror->place, mirror->owner->directory, name, name, &copy));
     event->was_there = copy.was_there;
     event->bytes = copy.block.bytes;
-    delete_old(mirror, name);
+    remember(mirror, name);
+    delete_old(mirror);
     return STATUS_OK;
 }
 
@@ -178,12 +205,8 @@ Status mirror_open(const char *url, const Owner *owner, int keep_last, Mirror **
     if (mirror == NULL) return FAIL(STATUS_MEMORY, NULL, "no memory for the mirror");
     mirror->owner = owner;
     mirror->keep_last = keep_last < 1 ? 1 : keep_last;
-    mirror->sent = calloc((size_t)mirror->keep_last + 1, sizeof *mirror->sent);
-    Status status = mirror->sent != NULL
-                        ? STATUS_OK
-                        : FAIL(STATUS_MEMORY, NULL, "no memory for the mirror");
     StoreOptions options = {.cancel = &mirror->cancel};
-    if (status == STATUS_OK) status = object_prefix_open(url, &options, &mirror->place);
+    Status status = object_prefix_open(url, &options, &mirror->place);
     if (status == STATUS_OK) status = start(mirror);
     if (status == STATUS_OK)
         *out = mirror;

@@ -8,7 +8,8 @@
  *  2. At most one upload is under way and one offer waits; a newer offer takes the waiting one's place.
  *  3. A failure is told and counted; the next offer is tried anew.
  *  4. Who lost the directory, or finds a higher generation's name in the store, sends nothing more.
- *  5. It deletes only what it put itself, beyond keep_last, and only once something newer stands. */
+ *  5. It deletes only what it put itself, beyond keep_last, once something newer stands, and only what
+ *     the run directory does not keep (pins, keep_best, keep_every). */
 #pragma once
 
 #include "src/checkpoint/catalog.h"

@@ -65,7 +65,8 @@ typedef struct {
  *
  * Where there is no checkpoint at all and the run is mirrored, auto and must first bring the newest one that
  * proves itself from there, under its own name; a mirror that cannot be asked ends the launch. none is
- * refused where the mirror holds any.
+ * refused where the mirror holds any. Where there are checkpoints and all are damaged, the mirror's newest
+ * one that proves itself is read as a PATH would be.
  *
  * What is held counts as what lies in the run directory does, by generation and step; of equals the one in the
  * run directory is read. Held snapshots alone do not keep auto from a fresh start when none is whole.

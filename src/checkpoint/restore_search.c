@@ -199,6 +199,34 @@ static Status nothing_left(const Search *search) {
         damaged ? result->passed_over[0].reason : catalog->items[0].reason);
 }
 
+/* Every file here is damaged: the newest of the mirror that proves itself comes as a file from elsewhere, since
+ * its name may be taken by what stays as evidence. */
+static Status turn_to_mirror(Search *search) {
+    const RestoreRequest *request = search->request;
+    RestoreMirror there;
+    LOG_W("nothing in %s can be used: %s is asked", request->run_dir, request->mirror);
+    TRY(restore_store_look(request->mirror, &there));
+    search->result->above_generation = there.newest_generation;
+    search->stored = true;
+    TRY(begin_path(search, request->mirror));
+    return open_path(search);
+}
+
+/* What is wrong here stays the reason when the mirror does not help, unless it holds a newer format. */
+static Status nothing_left_here(Search *search) {
+    Status none = nothing_left(search);
+    const char *mirror = search->request->mirror;
+    bool asks = mirror != NULL && mirror[0] != '\0' && search->catalog.count > 0;
+    if (none != STATUS_NO_CHECKPOINT || !asks) return none;
+    Failure cause = *status_failure();
+    Status turned = turn_to_mirror(search);
+    if (turned == STATUS_OK || turned == STATUS_USAGE || turned == STATUS_MEMORY)
+        return turned;
+    LOG_W("the mirror does not help: %s (%s)", status_failure()->what,
+          status_failure()->fix);
+    return status_adopt(&cause);
+}
+
 /* Looks at the next item of the run directory. *found: it is opened. */
 static Status try_item(Search *search, bool *found) {
     const CatalogItem *item = &search->catalog.items[search->next++];
@@ -258,7 +286,7 @@ static bool held_comes_first(const Search *search) {
 Status search_choose(Search *search) {
     bool found = false;
     memset(&search->pick, 0, sizeof search->pick); /* padding too: it travels */
-    if (search->resume == RESUME_PATH) return open_path(search);
+    if (search->resume == RESUME_PATH || search->stored) return open_path(search);
     while (!found && (search->next < search->catalog.count ||
                       search->next_held < search->held.count)) {
         if (held_comes_first(search))
@@ -266,17 +294,18 @@ Status search_choose(Search *search) {
         else
             TRY(try_item(search, &found));
     }
-    return found ? STATUS_OK : nothing_left(search);
+    return found ? STATUS_OK : nothing_left_here(search);
 }
 
 Status search_after_failure(Search *search, Status why) {
     char reason[256];
     bool held = search->pick.held;
+    bool path = search->resume == RESUME_PATH || search->stored;
     if (why == STATUS_IO && !search->again) {
         search->again = true;
         if (held)
             search->next_held--;
-        else if (search->resume != RESUME_PATH)
+        else if (!path)
             search->next--;
         LOG_W("%s %s is read once more: %s", held ? "snapshot" : "checkpoint",
               held ? search->pick.name : search->name, status_failure()->what);
@@ -284,7 +313,7 @@ Status search_after_failure(Search *search, Status why) {
     }
     search->again = false;
     snprintf(reason, sizeof reason, "%.255s", status_failure()->what);
-    if (search->resume == RESUME_PATH)
+    if (path)
         return FAIL(STATUS_NO_CHECKPOINT, "name another file, or use resume: auto",
                     "the checkpoint that was asked for cannot be used: %s", reason);
     if (held)

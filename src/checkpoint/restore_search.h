@@ -35,6 +35,7 @@ typedef struct {
     char name[CATALOG_NAME];
     char held_path[PATH_MAX]; /* of the candidate, where this rank holds it */
     RestoreDownload download; /* what `path` is, when a store was asked */
+    bool stored; /* nothing here could be used: `path` is what the mirror gave instead */
 } Search;
 
 /* What a resume key means. */

@@ -123,6 +123,68 @@ def only_the_newest_of_a_launch_stay_in_the_store(case):
     case.check(kept == [object_key(1, 1), object_key(2, 3)], "one of each launch", kept)
 
 
+def what_the_directory_keeps_for_ever_stays_in_the_store(case):
+    ended = train(case, "train.max_steps=0", "train.epochs=50", "checkpoint.keep_last=1", "checkpoint.keep_every=20")
+    case.says(ended, 0)
+    sent = {key for method, key, query, code in case.server.log if method == "PUT" and key.endswith(".h5") and code == 200}
+    sent = {os.path.basename(key) for key in sent}
+    stored = {os.path.basename(key) for key in case.server.objects if key.endswith(".h5")}
+    here = {name for name in os.listdir(os.path.join(case.run_dir, "checkpoints")) if name.endswith(".h5")}
+    case.check(stored == sent & here, "of what was sent, what stands in the directory", (sorted(sent), sorted(here)))
+    case.check(len(stored) > 1, "more than the newest stays", sorted(stored))
+
+
+def damage(case, steps):
+    """In the run directory, whose store holds the same files whole."""
+    for step in steps:
+        with open(os.path.join(case.run_dir, "checkpoints", "g0001-step-%012d.h5" % step), "r+b") as file:
+            file.seek(-3000, os.SEEK_END)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+
+
+def a_directory_with_nothing_valid_goes_on_from_the_store(case):
+    for ranks in (0, 2):
+        case.lose_run_dir()
+        case.server.objects.clear()
+        case.says(train(case, "checkpoint.keep_last=9", fault="rank:0,step:2,at:gradient,send:TERM"), STOPPED)
+        is_stored(case, 1, 2)
+        damage(case, [1, 2])
+        kept = case.server.objects[object_key(1, 2)][0]
+        ended = train(case, ranks=ranks)
+        case.says(ended, 0, "g0001-step-000000000002.h5 is damaged", "is asked", "downloaded and verified " + PREFIX,
+                  "step 2 of 3", "generation 2")
+        finished(case, ended)
+        is_stored(case, 2, 3)
+        names = os.listdir(os.path.join(case.run_dir, "checkpoints"))
+        case.check({"g0001-step-000000000002.h5", "g0001-step-000000000002.h5.rejected", "g0002-step-000000000002.h5"}
+                   <= set(names) and not any(name.endswith(".tmp") for name in names), "the evidence stays", names)
+        case.check(case.server.objects[object_key(1, 2)][0] == kept, "the store's file is untouched")
+
+
+def a_directory_with_nothing_valid_says_so_when_the_store_does_not_help(case):
+    case.says(train(case, "checkpoint.keep_last=9", fault="rank:0,step:2,at:gradient,send:TERM"), STOPPED)
+    damage(case, [1, 2])
+    before = sorted(os.listdir(os.path.join(case.run_dir, "checkpoints")))
+    ended = train(case, ranks=2, AWS_ENDPOINT_URL="http://127.0.0.1:1", AWS_MAX_ATTEMPTS="1")
+    case.says(ended, NONE, "the mirror does not help", "none can be used", "does not match its digest")
+    for key in list(case.server.objects):
+        if key.endswith(".h5"):
+            case.server.put(key, b"nothing of worth")
+    ended = train(case)
+    case.says(ended, NONE, "of the store is damaged", "the mirror does not help", "none can be used")
+    ended = rekindle.run([case.program, "eval", case.fixture.run_files["small"], "--set", "run.dir=" + case.run_dir,
+                          "--set", "checkpoint.mirror=" + PREFIX], case.server.environment(TMPDIR=case.folder))
+    case.says(ended, NONE, "none can be used")
+    case.check(sorted(os.listdir(os.path.join(case.run_dir, "checkpoints"))) == before, "nothing was written")
+    case.server.put(object_key(1, 2), case.bytes("small", 2))
+    ended = rekindle.run([case.program, "eval", case.fixture.run_files["small"], "--set", "run.dir=" + case.run_dir,
+                          "--set", "checkpoint.mirror=" + PREFIX], case.server.environment(TMPDIR=case.folder))
+    case.says(ended, 0, '"step": 2')
+    case.check(sorted(os.listdir(os.path.join(case.run_dir, "checkpoints"))) == before, "nothing was written", ended)
+
+
 # ---- whose prefix it is
 
 def what_another_directory_wrote_later_is_left_alone(case):
