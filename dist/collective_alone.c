@@ -39,6 +39,14 @@ static Status gather(Collective *self, const void *mine, size_t bytes, void *all
     return STATUS_OK;
 }
 
+static Status relay_open(Collective *self, int root, size_t frame_bytes, Relay **out) {
+    (void)self;
+    *out = NULL;
+    return FAIL(STATUS_UNSUPPORTED, "use what the root has where it is",
+                "a single rank (root %d) has nobody to send frames of %zu bytes to", root,
+                frame_bytes);
+}
+
 Status collective_alone_reduction_open(Collective *self, ReductionMode mode, int shards,
                                        int64_t length, Reduction **out) {
     (void)mode; /* the same sum either way */
@@ -103,6 +111,7 @@ static const CollectiveOps ops = {
     .barrier = barrier,
     .broadcast = broadcast,
     .gather = gather,
+    .relay_open = relay_open,
     .reduction_open = collective_alone_reduction_open,
     .reduce_part = collective_alone_reduce_part,
     .reduce = collective_alone_reduce,

@@ -4,6 +4,7 @@
 #include "dist/collective_alone.h"
 #include "dist/exchange.h"
 #include "dist/mpi_status.h"
+#include "dist/relay.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -72,6 +73,11 @@ static Status gather(Collective *self, const void *mine, size_t bytes, void *all
     return collective_mpi_gather(self, mine, bytes, all, PIECE);
 }
 
+static Status open_relay(Collective *self, int root, size_t frame_bytes, Relay **out) {
+    const CollectiveMpi *mpi = (const CollectiveMpi *)self;
+    return relay_open(self, root, frame_bytes, mpi->host_first, self->hosts, out);
+}
+
 static Status reduction_open(Collective *self, ReductionMode mode, int shards,
                              int64_t length, Reduction **out) {
     if (self->size > 1)
@@ -121,6 +127,7 @@ static const CollectiveOps ops = {
     .barrier = barrier,
     .broadcast = broadcast,
     .gather = gather,
+    .relay_open = open_relay,
     .reduction_open = reduction_open,
     .reduce_part = collective_alone_reduce_part,
     .reduce = reduce,
@@ -130,13 +137,15 @@ static const CollectiveOps ops = {
 };
 
 /* One rank of each host counts it: ranks share a host when they can share memory. */
-static Status count_hosts(MPI_Comm comm, int *hosts, int *host_rank) {
-    MPI_Comm neighbours;
+static Status count_hosts(CollectiveMpi *mpi) {
+    MPI_Comm comm = mpi->comm, neighbours;
     TRY_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours));
-    TRY_MPI(MPI_Comm_rank(neighbours, host_rank));
+    TRY_MPI(MPI_Comm_rank(neighbours, &mpi->base.host_rank));
+    mpi->host_first = mpi->base.rank;
+    TRY_MPI(MPI_Bcast(&mpi->host_first, 1, MPI_INT, 0, neighbours));
     TRY_MPI(MPI_Comm_free(&neighbours));
-    int first = *host_rank == 0;
-    TRY_MPI(MPI_Allreduce(&first, hosts, 1, MPI_INT, MPI_SUM, comm));
+    int first = mpi->base.host_rank == 0;
+    TRY_MPI(MPI_Allreduce(&first, &mpi->base.hosts, 1, MPI_INT, MPI_SUM, comm));
     return STATUS_OK;
 }
 
@@ -146,7 +155,7 @@ static Status open_on(MPI_Comm parent, CollectiveMpi *mpi) {
     TRY_MPI(MPI_Comm_rank(mpi->comm, &mpi->base.rank));
     TRY_MPI(MPI_Comm_size(mpi->comm, &mpi->base.size));
     gethostname(mpi->base.host, sizeof mpi->base.host - 1); /* the rest is zero */
-    return count_hosts(mpi->comm, &mpi->base.hosts, &mpi->base.host_rank);
+    return count_hosts(mpi);
 }
 
 Status collective_mpi_open(MPI_Comm parent, Collective **out) {

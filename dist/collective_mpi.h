@@ -8,7 +8,8 @@
 
 typedef struct {
     Collective base;
-    MPI_Comm comm; /* our own duplicate, set to return errors */
+    MPI_Comm comm;  /* our own duplicate, set to return errors */
+    int host_first; /* the first rank on this rank's host */
 } CollectiveMpi;
 
 /* Opens it on a duplicate of `parent` and counts the hosts. Collective over `parent`.

@@ -12,6 +12,7 @@
 
 typedef struct Collective Collective;
 typedef struct Reduction Reduction;
+typedef struct Relay Relay;
 
 typedef enum { REDUCTION_EXACT, REDUCTION_FAST } ReductionMode;
 
@@ -56,6 +57,12 @@ typedef struct {
     /* all (size × bytes) gets each rank's `mine`, in rank order. Collective. */
     Status (*gather)(Collective *self, const void *mine, size_t bytes, void *all);
 
+    /* Makes a line on which frames of up to `frame_bytes` (a multiple of 4,096, below 2 GiB) go from `root` to
+     * all other ranks: each crosses a network once for every host, and on a host lies in memory that its
+     * ranks share where they can. Collective, on two ranks and more. Memory: the relay's, until it is closed
+     * Errors: agreed on, STATUS_MEMORY */
+    Status (*relay_open)(Collective *self, int root, size_t frame_bytes, Relay **out);
+
     /* Makes the buffers of a repeated reduction of `length` floats (a multiple of 16) over V shards.
      * The calling rank contributes the maximal tree nodes inside its shard range (see src/core/tree.h):
      * one buffer each. Collective. Memory: the reduction's, until reduction_close. */
@@ -87,6 +94,19 @@ struct Collective {
     int hosts;     /* distinct hosts in the launch */
     int host_rank; /* this rank's place among those of its host */
     char host[64]; /* this rank's */
+};
+
+/* Several frames may be on their way at once: the root makes the next ones while slower ranks use the
+ * last. Ranks that have to wait sleep. */
+struct Relay {
+    /* Root: room for the next frame, once there is any; the caller fills it. */
+    unsigned char *(*find_room)(Relay *self);
+    /* Root: sends the frame that find_room gave room for. A length of 0 or less only is a mark. */
+    Status (*send)(Relay *self, int64_t bytes);
+    /* Elsewhere: the next frame, valid until the next call. Every frame is received. */
+    Status (*receive)(Relay *self, const unsigned char **frame, int64_t *bytes);
+    /* Collective, after the last frame. */
+    void (*close)(Relay *self);
 };
 
 struct Reduction {

@@ -51,6 +51,11 @@ static Status gather(Collective *self, const void *mine, size_t bytes, void *all
     return host->ops->gather(host, mine, bytes, all);
 }
 
+static Status relay_open(Collective *self, int root, size_t frame_bytes, Relay **out) {
+    Collective *host = nccl_of(self)->host;
+    return host->ops->relay_open(host, root, frame_bytes, out);
+}
+
 /* The communicator is left as it is: aborting it could wait, and the processes' end frees it. */
 static void abort_launch(Collective *self, int exit_code) {
     Collective *host = nccl_of(self)->host;
@@ -291,6 +296,7 @@ static const CollectiveOps ops = {
     .barrier = barrier,
     .broadcast = broadcast,
     .gather = gather,
+    .relay_open = relay_open,
     .reduction_open = reduction_open,
     .reduce_part = reduce_part,
     .reduce = reduce,

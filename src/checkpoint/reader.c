@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 static const char FIX[] = "an older checkpoint is used instead, if there is one";
 
@@ -252,7 +251,7 @@ Status checkpoint_read_state(int directory, const char *name, State **out) {
 /* ---- without a state */
 typedef struct {
     const CheckpointReader *reader;
-    XXH3_state_t
+    DigestStream
         *hash;      /* of the entry that is passing by: entries come one after the other */
     Digest *values; /* per stored entry */
 } Proof;
@@ -260,13 +259,11 @@ typedef struct {
 static Status hash_entry(void *context, const CheckpointEntry *entry, size_t offset,
                          const void *bytes, size_t count) {
     Proof *proof = context;
-    if (offset == 0) XXH3_128bits_reset(proof->hash);
-    XXH3_128bits_update(proof->hash, bytes, count);
-    if (offset + count == entry->bytes) {
-        XXH128_hash_t hash = XXH3_128bits_digest(proof->hash);
+    if (offset == 0) digest_stream_begin(proof->hash);
+    digest_stream_add(proof->hash, bytes, count);
+    if (offset + count == entry->bytes)
         proof->values[entry - proof->reader->image.entries] =
-            (Digest){hash.high64, hash.low64};
-    }
+            digest_stream_value(proof->hash);
     return STATUS_OK;
 }
 
@@ -283,7 +280,7 @@ static Status prove(CheckpointReader *reader, Proof *proof, StateDigester *diges
 }
 
 static Status verify_reader(CheckpointReader *reader) {
-    Proof proof = {.reader = reader, .hash = XXH3_createState()};
+    Proof proof = {.reader = reader, .hash = digest_stream_create()};
     proof.values = calloc((size_t)reader->image.count + 1, sizeof *proof.values);
     StateDigester *digester = state_digester_create();
     Digest digest = {0, 0};
@@ -297,7 +294,7 @@ static Status verify_reader(CheckpointReader *reader) {
             status = FAIL(STATUS_CORRUPT, FIX,
                           "%s: its state_digest is not that of its values", reader->name);
     }
-    XXH3_freeState(proof.hash);
+    free(proof.hash);
     free(proof.values);
     return status;
 }

@@ -1,12 +1,12 @@
 /* The bytes of one checkpoint on their way from one rank's disk, the root's, into every rank's arenas.
  *
  * All entries, in order of file offset, are one line of bytes. The root puts what it has verified into
- * its own arenas and sends that stretch of the line on in frames, while threads of the reader bring in
- * and verify what comes behind. A frame inside one entry travels from arena to arena; several small
- * entries share one through a buffer. A frame of length 0 ends the line, -1 says that the file is bad.
+ * its own arenas and into frames for the others, while threads of the reader bring in and verify what comes
+ * behind. Frames know nothing of entries: every rank walks its own list along the line. A frame of length 0
+ * ends the line, -1 says that the file is bad.
  *
- * Every rank digests a frame where it came to lie, while the next one is on its way: when the line
- * ends, so is the digest of the state. */
+ * Every rank digests a piece right after it came to lie in its arena, while the processor's cache still has
+ * it: when the line ends, so is the digest of the state. */
 #include "src/checkpoint/restore_stream.h"
 
 #include "src/checkpoint/omit.h"
@@ -15,9 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
-enum { FRAME_BYTES = 4 << 20, SHARED_BYTES = 1 << 20, WORTH_OWN_FRAME = 256 << 10 };
+enum { FRAME_BYTES = 1 << 20, PIECE_BYTES = 64 << 10 };
 enum { LINE_END = 0, LINE_FAILED = -1 };
 
 typedef struct {
@@ -25,22 +24,17 @@ typedef struct {
     int root;
     State *state;
     int32_t *order; /* state->count entries in order of file offset; -1 - index: left out */
-    unsigned char *buffer; /* SHARED_BYTES */
-    bool leaves_out;       /* some entry is left out: the file's digest cannot be met */
-    int filling;           /* root: the entry of `order` that the reader is at … */
-    size_t filled;         /* … and how much of it has come */
-    size_t ahead;          /* root: bytes in the arenas that were not sent yet */
-    int at;                /* the entry of `order` where the next frame begins … */
-    size_t at_offset;      /* … and where in it */
-    XXH3_state_t *hash;    /* of that entry, up to there */
-    Digest *values;        /* of each entry in the arenas that the line has passed */
+    bool leaves_out;      /* some entry is left out: the file's digest cannot be met */
+    int at;               /* the entry of `order` where what comes next begins … */
+    size_t at_offset;     /* … and where in it */
+    DigestStream *hash;   /* of that entry, up to there */
+    Digest *values;       /* of each entry in the arenas that the line has passed */
+    Relay *relay;         /* NULL: there is nobody else */
+    unsigned char *frame; /* root: what will be sent next … */
+    size_t framed;        /* … and how much is in it; 0: it has no room yet */
 } Line;
 
 /* ---- the line */
-
-static int entry_of(int32_t ordered) {
-    return ordered < 0 ? -1 - ordered : ordered;
-}
 
 /* The reader numbers entries in order of file offset. */
 static Status fill_order(Line *line, const CheckpointReader *reader) {
@@ -58,43 +52,34 @@ static Status fill_order(Line *line, const CheckpointReader *reader) {
 }
 
 /* Everything about the registry but its values: ranks that differ in it must not exchange bytes. */
-static Digest layout_digest(const State *state, unsigned char *buffer) {
-    Digest sum = {(uint64_t)state->count, 0};
+static Digest layout_digest(const State *state, DigestStream *stream) {
+    digest_stream_begin(stream);
     for (int i = 0; i < state->count; i++) {
         const Entry *entry = &state->entries[i];
         int64_t numbers[] = {entry->dtype, entry->rank, entry->arena,
                              (int64_t)entry->bytes};
-        size_t length = 0;
-        memcpy(buffer, &sum, sizeof sum);
-        length += sizeof sum;
-        memcpy(buffer + length, numbers, sizeof numbers);
-        length += sizeof numbers;
-        memcpy(buffer + length, entry->shape, sizeof entry->shape);
-        length += sizeof entry->shape;
-        memcpy(buffer + length, entry->path, strlen(entry->path));
-        length += strlen(entry->path);
-        sum = digest_of(buffer, length);
+        digest_stream_add(stream, numbers, sizeof numbers);
+        digest_stream_add(stream, entry->shape, sizeof entry->shape);
+        digest_stream_add(stream, entry->path, strlen(entry->path) + 1);
     }
-    return sum;
+    return digest_stream_value(stream);
 }
 
 static Status open_line(Line *line, const CheckpointReader *reader) {
     const CollectiveOps *ops = line->collective->ops;
     size_t order_bytes = (size_t)line->state->count * sizeof *line->order;
     line->order = calloc(1, order_bytes + 1);
-    line->buffer = malloc(SHARED_BYTES);
     line->values = calloc((size_t)line->state->count + 1, sizeof *line->values);
-    line->hash = XXH3_createState();
+    line->hash = digest_stream_create();
     Status mine = STATUS_OK;
-    if (line->order == NULL || line->buffer == NULL || line->values == NULL ||
-        line->hash == NULL)
-        mine = FAIL(STATUS_MEMORY, NULL, "no memory for a restore's buffer (%d bytes)",
-                    SHARED_BYTES);
+    if (line->order == NULL || line->values == NULL || line->hash == NULL)
+        mine = FAIL(STATUS_MEMORY, NULL, "no memory to restore %d entries",
+                    line->state->count);
     else if (reader != NULL)
         mine = fill_order(line, reader);
     TRY(ops->agree(line->collective, mine));
 
-    Digest layout = layout_digest(line->state, line->buffer), first = layout;
+    Digest layout = layout_digest(line->state, line->hash), first = layout;
     TRY(ops->broadcast(line->collective, &first, sizeof first, line->root));
     if (!digest_equal(layout, first))
         mine = FAIL(STATUS_USAGE, "give every rank the same program and configuration",
@@ -103,7 +88,8 @@ static Status open_line(Line *line, const CheckpointReader *reader) {
     TRY(ops->broadcast(line->collective, line->order, order_bytes, line->root));
     for (int i = 0; i < line->state->count; i++)
         if (line->order[i] < 0) line->leaves_out = true;
-    return STATUS_OK;
+    if (line->collective->size == 1) return STATUS_OK;
+    return ops->relay_open(line->collective, line->root, FRAME_BYTES, &line->relay);
 }
 
 /* Moves past entries that are used up or left out, and says what lies there in one piece. */
@@ -121,68 +107,45 @@ static size_t piece_here(Line *line, unsigned char **data) {
     return state->entries[index].bytes - line->at_offset;
 }
 
-/* Moves on over `bytes` that have come to lie in the entry here. */
-static void pass(Line *line, const unsigned char *data, size_t bytes) {
-    int index = line->order[line->at];
-    if (line->at_offset == 0) XXH3_128bits_reset(line->hash);
-    XXH3_128bits_update(line->hash, data, bytes);
-    line->at_offset += bytes;
-    if (line->at_offset < line->state->entries[index].bytes) return;
-    XXH128_hash_t value = XXH3_128bits_digest(line->hash);
-    line->values[index] = (Digest){value.high64, value.low64};
-}
-
-typedef enum { GATHER_INTO_BUFFER, SCATTER_FROM_BUFFER } Direction;
-
-static void walk_buffer(Line *line, size_t bytes, Direction direction) {
-    for (size_t done = 0; done < bytes;) {
-        unsigned char *data = NULL;
-        size_t count = piece_here(line, &data);
-        assert(count > 0); /* the root never sends past the line's end */
-        if (count > bytes - done) count = bytes - done;
-        if (direction == GATHER_INTO_BUFFER)
-            memcpy(line->buffer + done, data, count);
-        else
-            memcpy(data, line->buffer + done, count);
-        pass(line, data, count);
-        done += count;
+/* The next bytes of the line come to lie where they belong. */
+static void lay(Line *line, const unsigned char *bytes, size_t count) {
+    while (count > 0) {
+        unsigned char *place = NULL;
+        size_t piece = piece_here(line, &place);
+        assert(piece > 0); /* the root never sends past the line's end */
+        if (piece > count) piece = count;
+        if (piece > PIECE_BYTES) piece = PIECE_BYTES;
+        memcpy(place, bytes, piece);
+        int index = line->order[line->at];
+        if (line->at_offset == 0) digest_stream_begin(line->hash);
+        digest_stream_add(line->hash, place, piece);
+        line->at_offset += piece;
+        if (line->at_offset == line->state->entries[index].bytes)
+            line->values[index] = digest_stream_value(line->hash);
+        bytes += piece;
+        count -= piece;
     }
-}
-
-/* A frame of `bytes` at the line's position: the same decision on both ends. */
-static Status move_frame(Line *line, size_t bytes) {
-    Collective *collective = line->collective;
-    unsigned char *data = NULL;
-    if (piece_here(line, &data) >= bytes) {
-        TRY(collective->ops->broadcast(collective, data, bytes, line->root));
-        pass(line, data, bytes);
-        return STATUS_OK;
-    }
-    assert(bytes <= SHARED_BYTES);
-    if (collective->rank == line->root) walk_buffer(line, bytes, GATHER_INTO_BUFFER);
-    TRY(collective->ops->broadcast(collective, line->buffer, bytes, line->root));
-    if (collective->rank != line->root) walk_buffer(line, bytes, SCATTER_FROM_BUFFER);
-    return STATUS_OK;
 }
 
 /* ---- the root's end */
 
-static Status send_ahead(Line *line, size_t at_least) {
-    while (line->ahead > 0 && line->ahead >= at_least) {
-        unsigned char *data = NULL;
-        size_t piece = piece_here(line, &data);
-        size_t bytes = line->ahead;
-        if (piece >= bytes || piece >= WORTH_OWN_FRAME) {
-            if (bytes > piece) bytes = piece;
-            if (bytes > FRAME_BYTES) bytes = FRAME_BYTES;
-        } else if (bytes > SHARED_BYTES) {
-            bytes = SHARED_BYTES;
-        }
-        int64_t header = (int64_t)bytes;
-        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
-                                             line->root));
-        TRY(move_frame(line, bytes));
-        line->ahead -= bytes;
+/* Sends what is in the frame, if anything is. */
+static Status send_frame(Line *line) {
+    size_t bytes = line->framed;
+    line->framed = 0;
+    return bytes > 0 ? line->relay->send(line->relay, (int64_t)bytes) : STATUS_OK;
+}
+
+static Status put_into_frames(Line *line, const unsigned char *bytes, size_t count) {
+    while (count > 0) {
+        size_t room = FRAME_BYTES - line->framed;
+        size_t piece = count < room ? count : room;
+        if (line->framed == 0) line->frame = line->relay->find_room(line->relay);
+        memcpy(line->frame + line->framed, bytes, piece);
+        line->framed += piece;
+        bytes += piece;
+        count -= piece;
+        if (line->framed == FRAME_BYTES) TRY(send_frame(line));
     }
     return STATUS_OK;
 }
@@ -190,41 +153,40 @@ static Status send_ahead(Line *line, size_t at_least) {
 static Status take_verified(void *context, const CheckpointEntry *entry, size_t offset,
                             const void *bytes, size_t count) {
     Line *line = context;
-    const State *state = line->state;
-    while (line->filling < state->count &&
-           line->filled == state->entries[entry_of(line->order[line->filling])].bytes) {
-        line->filling++;
-        line->filled = 0;
-    }
-    int index = line->filling < state->count ? entry_of(line->order[line->filling]) : -1;
-    if (index < 0 || strcmp(state->entries[index].path, entry->path) != 0 ||
-        offset != line->filled || count > state->entries[index].bytes - offset)
+    unsigned char *place = NULL;
+    if (omit_entry(entry->path)) return STATUS_OK;
+    if (piece_here(line, &place) < count || offset != line->at_offset ||
+        strcmp(line->state->entries[line->order[line->at]].path, entry->path) != 0)
         return FAIL(STATUS_CORRUPT, NULL, "bytes of entry %s overlap another entry's",
                     entry->path);
-    line->filled += count;
-    if (line->order[line->filling] < 0) return STATUS_OK;
-    memcpy((unsigned char *)state_data(state, index) + offset, bytes, count);
-    line->ahead += count;
-    return send_ahead(line, FRAME_BYTES);
+    const unsigned char *from = bytes;
+    while (count > 0) {
+        size_t piece = count < PIECE_BYTES ? count : PIECE_BYTES;
+        lay(line, from, piece);
+        if (line->relay != NULL) TRY(put_into_frames(line, from, piece));
+        from += piece;
+        count -= piece;
+    }
+    return STATUS_OK;
 }
 
 static Status send_line(Line *line, CheckpointReader *reader) {
     Status sent = checkpoint_reader_stream(reader, take_verified, line);
-    if (sent == STATUS_OK) sent = send_ahead(line, 0);
     if (sent == STATUS_COMM) return sent;
-    int64_t header = sent == STATUS_OK ? LINE_END : LINE_FAILED;
-    TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
-                                         line->root));
+    if (line->relay != NULL) {
+        TRY(send_frame(line));
+        line->relay->find_room(line->relay);
+        TRY(line->relay->send(line->relay, sent == STATUS_OK ? LINE_END : LINE_FAILED));
+    }
     return line->collective->ops->agree(line->collective, sent);
 }
 
 static Status receive_line(Line *line) {
-    int64_t header;
-    for (;;) {
-        TRY(line->collective->ops->broadcast(line->collective, &header, sizeof header,
-                                             line->root));
-        if (header <= 0) break;
-        TRY(move_frame(line, (size_t)header));
+    const unsigned char *frame;
+    for (int64_t bytes;;) {
+        TRY(line->relay->receive(line->relay, &frame, &bytes));
+        if (bytes <= 0) break;
+        lay(line, frame, (size_t)bytes);
     }
     return line->collective->ops->agree(line->collective, STATUS_OK);
 }
@@ -295,9 +257,9 @@ Status restore_stream(Collective *collective, int root, CheckpointReader *reader
     }
     if (*file_failed)
         wipe(state); /* nothing of a bad file may shine through the next one */
+    if (line.relay != NULL) line.relay->close(line.relay);
     free(line.order);
-    free(line.buffer);
     free(line.values);
-    XXH3_freeState(line.hash);
+    free(line.hash);
     return outcome;
 }
