@@ -149,9 +149,9 @@ static void open_saver(void) {
 static void save(void) {
     UserBlock what = {.step = ++step};
     memcpy(before, newest.name, sizeof before);
-    stop_unless(saver_begin(saver, &what));
+    stop_unless(saver_begin(saver, state, &what));
     stop_unless(saver_finish(saver));
-    stop_unless(saver_poll(saver, &newest));
+    saver_poll(saver, &newest);
     if (newest.status != STATUS_OK) stop_unless(status_adopt(&newest.failure));
 }
 

@@ -264,7 +264,7 @@ static void give_step(Run *run, int number) {
                               LEARNING_RATE));
     stop_unless(world->ops->control(world, &bits));
     stop_unless(step_reduce(run->step));
-    stop_unless(step_update(run->step));
+    stop_unless(step_update(run->step, NULL));
 }
 
 static void answer_losses(Run *run, int steps) {

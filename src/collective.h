@@ -21,6 +21,7 @@ typedef enum {
     CONTROL_STOP = 1 << 0,   /* a rank got SIGTERM or SIGUSR1 */
     CONTROL_SAVE = 1 << 1,   /* a rank got SIGUSR2 */
     CONTROL_FAILED = 1 << 2, /* a rank failed locally: agree next, to learn its text */
+    CONTROL_SAVING = 1 << 3, /* the thread of a rank is at work at the save in flight */
     CONTROL_DUE = 1 << 4,    /* rank 0's clock: a save is due */
     CONTROL_TIME_LIMIT =
         1 << 5, /* … or the launch's time ends soon; CONTROL_STOP is set, too */

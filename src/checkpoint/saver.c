@@ -1,34 +1,49 @@
-/* Saving in the foreground: compare the ranks, let rank 0 write, tell everyone how it went. */
+/* The phases of a save. The thread works, the ranks meet in saver_advance, and whatever they meet about
+ * is decided by all in the same way. */
 #include "src/checkpoint/saver.h"
 
+#include "src/checkpoint/examination.h"
 #include "src/core/clock.h"
+#include "src/core/fault.h"
 #include "src/core/file.h"
 #include "src/core/log.h"
+#include "src/core/task.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <time.h>
 
-/* What a rank says of its state before a save. */
-typedef struct {
-    Digest digest;
-    int64_t not_finite; /* index of the first entry that is not, or -1 */
-} Report;
+typedef enum { IDLE, PERSISTING, COMMITTING } Phase;
 
 struct Saver {
     Collective *collective;
     const Owner *owner; /* rank 0 only */
-    const State *state;
+    const State *registry;
     const CheckpointText *text; /* rank 0 only, as all below that is about it */
     CheckpointPlan *plan;
     Digest planned; /* of the texts that the plan holds */
     SaverOptions options;
+    Task *task;   /* NULL: in the foreground */
     int failures; /* in a row; the same on every rank */
     int commits;  /* of this launch; rank 0's count */
-    Report *reports;
+    StateReport *reports;
+    Phase phase;
+    SaverEvent ended; /* for the next poll */
+    /* of the save in flight; while the thread is at work, its own */
+    const State *state;
+    UserBlock block;
+    double begun; /* clock_seconds() */
+    StateReport report;
+    CheckpointWriting *writing; /* rank 0, as all below */
     SaverEvent event;
+    Status outcome;
+    Failure failure;
+    Failure complaints[2]; /* of what does not make the save fail: said when it is over */
+    int complaint_count;
 };
 
 /* ---- opening */
@@ -39,7 +54,7 @@ static void warn_if_no_room(const Saver *saver) {
     if (fstatvfs(saver->owner->directory, &about) != 0) return;
     double room = (double)about.f_bavail * (double)about.f_frsize, needed = 0;
     for (int i = 0; i < ARENA_COUNT; i++)
-        needed += (double)saver->state->arenas[i].bytes;
+        needed += (double)saver->registry->arenas[i].bytes;
     needed = 2 * (needed + (1 << 20)); /* and about a mebibyte of metadata */
     if (room < needed)
         LOG_W("%s has %.1f MiB free, but two checkpoints need about %.1f MiB: free some "
@@ -61,10 +76,25 @@ static Status plan_file(Saver *saver) {
     Digest texts = digest_of_texts(saver->text);
     if (saver->plan != NULL && digest_equal(saver->planned, texts)) return STATUS_OK;
     CheckpointPlan *plan;
-    TRY(checkpoint_plan(saver->state, saver->text, saver->options.level, &plan));
+    TRY(checkpoint_plan(saver->registry, saver->text, saver->options.level, &plan));
     checkpoint_plan_destroy(saver->plan);
     saver->plan = plan;
     saver->planned = texts;
+    return STATUS_OK;
+}
+
+/* All ranks work in the background, or none. */
+static Status start_thread(Saver *saver) {
+    uint32_t failed = 0;
+    if (task_open(&saver->task) != STATUS_OK) {
+        LOG_W("%s (%s): training waits for each save", status_failure()->what,
+              status_failure()->fix);
+        failed = 1;
+    }
+    TRY(saver->collective->ops->control(saver->collective, &failed));
+    if (failed == 0) return STATUS_OK;
+    task_close(saver->task);
+    saver->task = NULL;
     return STATUS_OK;
 }
 
@@ -72,14 +102,14 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
                   const CheckpointText *text, const SaverOptions *options, Saver **out) {
     *out = NULL;
     Saver *saver = calloc(1, sizeof *saver);
-    Report *reports = calloc((size_t)collective->size, sizeof *reports);
+    StateReport *reports = calloc((size_t)collective->size, sizeof *reports);
     Status mine = STATUS_OK;
     if (saver == NULL || reports == NULL) {
         mine = FAIL(STATUS_MEMORY, NULL, "no memory for the saver");
     } else {
         *saver = (Saver){.collective = collective,
                          .owner = owner,
-                         .state = state,
+                         .registry = state,
                          .text = text,
                          .options = *options};
         if (collective->rank == 0) {
@@ -96,116 +126,60 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
     }
     saver->reports = reports;
     *out = saver;
-    return STATUS_OK;
+    return options->background ? start_thread(saver) : STATUS_OK;
 }
 
 void saver_close(Saver *saver) {
     if (saver == NULL) return;
+    task_close(saver->task);
+    checkpoint_write_discard(saver->writing);
     checkpoint_plan_destroy(saver->plan);
     free(saver->reports);
     free(saver);
 }
 
-/* ---- is the state fit to be saved? */
+/* ---- what the thread does */
 
-/* The digest that most ranks hold; of equals the one of the lowest rank. */
-static Digest most_common(const Report *reports, int size) {
-    int best = 0, best_votes = 0;
-    for (int i = 0; i < size; i++) {
-        int votes = 0;
-        for (int j = 0; j < size; j++)
-            votes += digest_equal(reports[i].digest, reports[j].digest);
-        if (votes > best_votes) {
-            best = i;
-            best_votes = votes;
-        }
-    }
-    return reports[best].digest;
+static void keep_failure(Saver *saver, Status outcome) {
+    saver->outcome = outcome;
+    if (outcome != STATUS_OK) saver->failure = *status_failure();
 }
 
-/* "1, 3": the ranks that hold something else. */
-static void name_outliers(const Report *reports, int size, Digest common, char *out,
-                          size_t bytes) {
-    size_t length = 0;
-    out[0] = '\0';
-    for (int i = 0; i < size; i++)
-        if (!digest_equal(reports[i].digest, common) && length < bytes)
-            length += (size_t)snprintf(out + length, bytes - length, "%s%d",
-                                       length > 0 ? ", " : "", i);
+static Status write_values(Saver *saver, int *not_finite) {
+    const Owner *owner = saver->owner;
+    TRY(owner_check(owner));
+    TRY(plan_file(saver));
+    UserBlock *block = &saver->block;
+    block->generation = owner->generation;
+    block->ranks = saver->collective->size;
+    snprintf(block->parent, sizeof block->parent, "%s", owner->restored_from);
+    block->parent_digest = owner->restored_digest;
+    catalog_name(block->generation, block->step, saver->event.name);
+    return checkpoint_write_begin(saver->plan, saver->state, owner->directory,
+                                  saver->event.name, &saver->writing, &saver->report.digest,
+                                  not_finite);
 }
 
-/* The lowest entry that is not the same on all ranks. Collective. */
-static Status find_difference(const Saver *saver, int *index) {
-    Collective *collective = saver->collective;
-    size_t count = (size_t)saver->state->count;
-    Digest *own = calloc(count + 1, sizeof *own);
-    Digest *all = calloc(count * (size_t)collective->size + 1, sizeof *all);
-    Status mine = STATUS_OK;
-    if (own == NULL || all == NULL)
-        mine = FAIL(STATUS_MEMORY, NULL, "no memory to compare %zu entries", count);
-    Status outcome = collective->ops->agree(collective, mine);
-    if (outcome == STATUS_OK) {
-        for (size_t i = 0; i < count; i++)
-            own[i] = state_entry_digest(saver->state, (int)i);
-        outcome = collective->ops->gather(collective, own, count * sizeof *own, all);
-    }
-    *index = -1;
-    for (size_t i = 0; outcome == STATUS_OK && i < count && *index < 0; i++)
-        for (size_t rank = 1; rank < (size_t)collective->size; rank++)
-            if (!digest_equal(all[rank * count + i], all[i])) *index = (int)i;
-    free(own);
-    free(all);
-    return outcome;
+/* Rank 0 digests what it writes, in one pass; the others, and who could not write, digest alone. */
+static void persist(void *context) {
+    Saver *saver = context;
+    double start = clock_seconds();
+    int not_finite = -1;
+    bool writes = saver->collective->rank == 0;
+    fault_point("persist");
+    keep_failure(saver, writes ? write_values(saver, &not_finite) : STATUS_OK);
+    saver->report.failed = saver->outcome != STATUS_OK;
+    if (!writes || saver->outcome != STATUS_OK)
+        saver->report.digest = state_examine(saver->state, &not_finite);
+    saver->report.not_finite = not_finite;
+    saver->event.persist = clock_seconds() - start;
 }
-
-/* Collective, so that all fail with one text. */
-static Status report_divergence(const Saver *saver, int64_t step) {
-    char ranks[200];
-    int size = saver->collective->size, index;
-    name_outliers(saver->reports, size, most_common(saver->reports, size), ranks,
-                  sizeof ranks);
-    TRY(find_difference(saver, &index));
-    const char *path =
-        index < 0 ? "none found on a second look" : saver->state->entries[index].path;
-    Status mine = FAIL(
-        STATUS_CORRUPT,
-        "relaunch: the run goes on from the last checkpoint; if it happens again, test "
-        "those machines' memory and devices",
-        "ranks hold different states after step %lld, nothing was saved: rank(s) %s "
-        "differ from the others; first entry: %s",
-        (long long)step, ranks, path);
-    return saver->collective->ops->agree(saver->collective, mine);
-}
-
-/* Collective; the same answer everywhere, since all see the same reports. */
-static Status check_state(Saver *saver, int64_t step) {
-    Collective *collective = saver->collective;
-    Report own;
-    memset(&own, 0, sizeof own);
-    int index = -1;
-    own.digest = state_examine(saver->state, &index);
-    own.not_finite = index;
-    TRY(collective->ops->gather(collective, &own, sizeof own, saver->reports));
-    for (int rank = 1; rank < collective->size; rank++)
-        if (!digest_equal(saver->reports[rank].digest, saver->reports[0].digest))
-            return report_divergence(saver, step);
-    if (own.not_finite < 0) return STATUS_OK;
-    Status mine =
-        FAIL(STATUS_NOT_FINITE,
-             "lower optimizer.lr or set optimizer.clip_norm; what was saved before "
-             "is still good",
-             "entry %s is not finite after step %lld on any rank: nothing was saved",
-             saver->state->entries[index].path, (long long)step);
-    return collective->ops->agree(collective, mine);
-}
-
-/* ---- one save */
 
 /* The same step may be saved twice: at an epoch's end and at a stop, or right after a restore. */
 static Status accept_existing(const Saver *saver, const char *name, UserBlock *block) {
     UserBlock there;
     TRY(checkpoint_read_user_block(saver->owner->directory, name, &there));
-    if (!digest_equal(there.state_digest, saver->reports[0].digest))
+    if (!digest_equal(there.state_digest, saver->report.digest))
         return FAIL(STATUS_EXISTS, "move that file away",
                     "%s exists already and holds another state", name);
     *block = there;
@@ -213,70 +187,155 @@ static Status accept_existing(const Saver *saver, const char *name, UserBlock *b
     return file_sync_directory(saver->owner->directory, name);
 }
 
-/* Rank 0's part. */
-static Status write_one(Saver *saver, const UserBlock *what, SaverEvent *event) {
-    const Owner *owner = saver->owner;
-    TRY(owner_check(owner));
-    TRY(plan_file(saver));
-    UserBlock block = *what;
-    block.generation = owner->generation;
-    block.ranks = saver->collective->size;
-    snprintf(block.parent, sizeof block.parent, "%s", owner->restored_from);
-    block.parent_digest = owner->restored_digest;
-    catalog_name(block.generation, block.step, event->name);
-    Status written =
-        checkpoint_write(saver->plan, saver->state, owner->directory, event->name, &block);
+static void complain(Saver *saver, Status status) {
+    if (status != STATUS_OK)
+        saver->complaints[saver->complaint_count++] = *status_failure();
+}
+
+static Status name_file(Saver *saver) {
+    SaverEvent *event = &saver->event;
+    UserBlock *block = &saver->block;
+    CheckpointWriting *writing = saver->writing;
+    saver->writing = NULL;
+    Status owned = owner_check(saver->owner);
+    if (owned != STATUS_OK) {
+        checkpoint_write_discard(writing);
+        return owned;
+    }
+    Status written = checkpoint_write_commit(writing, block);
     if (written == STATUS_EXISTS)
-        written = accept_existing(saver, event->name, &block);
+        written = accept_existing(saver, event->name, block);
     else if (written == STATUS_OK)
         saver->commits++;
     TRY(written);
-    event->bytes = block.bytes;
-    event->state_digest = block.state_digest;
-    Status pruned = catalog_prune(owner, &saver->options.keep, saver->commits);
-    if (pruned == STATUS_LOST_OWNER) return pruned;
-    if (pruned != STATUS_OK)
-        LOG_W("old checkpoints are still there: %s (%s)", status_failure()->what,
-              status_failure()->fix);
+    event->bytes = block->bytes;
+    event->state_digest = block->state_digest;
+    event->seconds = clock_seconds() - saver->begun;
     return STATUS_OK;
 }
 
-Status saver_begin(Saver *saver, const UserBlock *what) {
-    Collective *collective = saver->collective;
+static Status commit_and_prune(Saver *saver) {
+    const SaverOptions *options = &saver->options;
+    if (options->before_commit != NULL)
+        complain(saver, options->before_commit(options->context));
+    TRY(name_file(saver));
+    Status pruned = catalog_prune(saver->owner, &options->keep, saver->commits);
+    if (pruned == STATUS_LOST_OWNER) return pruned;
+    complain(saver, pruned);
+    return STATUS_OK;
+}
+
+static void commit(void *context) {
+    Saver *saver = context;
     double start = clock_seconds();
-    TRY(check_state(saver, what->step));
-    SaverEvent event;
-    memset(&event, 0, sizeof event); /* padding too: it travels */
-    event.finished = true;
-    event.step = what->step;
-    Status mine = collective->rank == 0 ? write_one(saver, what, &event) : STATUS_OK;
-    Status outcome = collective->ops->agree(collective, mine);
+    keep_failure(saver, commit_and_prune(saver));
+    saver->event.commit = clock_seconds() - start;
+}
+
+/* ---- where the ranks meet */
+
+/* The save is over, on every rank. Collective: rank 0's event reaches all. */
+static Status end_save(Saver *saver) {
+    Collective *collective = saver->collective;
+    saver->phase = IDLE;
+    saver->state = NULL;
+    if (saver->outcome != STATUS_OK) status_adopt(&saver->failure);
+    Status outcome = collective->ops->agree(collective, saver->outcome);
     if (outcome == STATUS_COMM || outcome == STATUS_LOST_OWNER) return outcome;
     Failure failure = *status_failure();
-    TRY(collective->ops->broadcast(collective, &event, sizeof event, 0));
-    event.seconds = clock_seconds() - start;
-    event.status = outcome;
-    if (outcome != STATUS_OK) event.failure = failure;
-    saver->event = event;
+    SaverEvent *event = &saver->event;
+    TRY(collective->ops->broadcast(collective, event, sizeof *event, 0));
+    event->finished = true;
+    event->status = outcome;
+    if (outcome != STATUS_OK) event->failure = failure;
+    saver->ended = *event;
     saver->failures = outcome == STATUS_OK ? 0 : saver->failures + 1;
+    for (int i = 0; i < saver->complaint_count; i++)
+        LOG_W("%s (%s)", saver->complaints[i].what, saver->complaints[i].fix);
     if (outcome == STATUS_OK) return STATUS_OK;
     if (saver->failures >= saver->options.max_failures) return status_adopt(&failure);
     if (collective->rank == 0)
         LOG_W("step %lld was not saved (failure %d of %d in a row, earlier checkpoints "
-              "stay): "
-              "%s; %s",
-              (long long)what->step, saver->failures, saver->options.max_failures,
+              "stay): %s; %s",
+              (long long)event->step, saver->failures, saver->options.max_failures,
               failure.what, failure.fix);
     return STATUS_OK;
 }
 
-Status saver_poll(Saver *saver, SaverEvent *event) {
-    *event = saver->event;
-    memset(&saver->event, 0, sizeof saver->event);
+/* All have digested their state. */
+static Status end_persisting(Saver *saver) {
+    Status judged = examination_judge(saver->collective, saver->state, saver->event.step,
+                                      &saver->report, saver->reports);
+    if (judged != STATUS_OK) {
+        checkpoint_write_discard(saver->writing);
+        saver->writing = NULL;
+        saver->phase = IDLE;
+        return judged;
+    }
+    if (saver->reports[0].failed != 0) return end_save(saver);
+    saver->phase = COMMITTING;
+    if (saver->collective->rank == 0) task_begin(saver->task, commit, saver);
     return STATUS_OK;
 }
 
+uint32_t saver_bits(const Saver *saver) {
+    bool works = saver->phase != IDLE && !task_is_over(saver->task);
+    return works ? CONTROL_SAVING : 0;
+}
+
+Status saver_advance(Saver *saver, uint32_t bits) {
+    if (saver->phase == IDLE || (bits & CONTROL_SAVING) != 0) return STATUS_OK;
+    return saver->phase == PERSISTING ? end_persisting(saver) : end_save(saver);
+}
+
+Status saver_begin(Saver *saver, const State *state, const UserBlock *what) {
+    assert(saver->phase == IDLE);
+    saver->state = state;
+    saver->block = *what;
+    saver->begun = clock_seconds();
+    saver->outcome = STATUS_OK;
+    saver->complaint_count = 0;
+    memset(&saver->report, 0, sizeof saver->report); /* padding too: they travel */
+    memset(&saver->event, 0, sizeof saver->event);
+    saver->event.step = what->step;
+    saver->phase = PERSISTING;
+    task_begin(saver->task, persist, saver);
+    return saver->task == NULL ? saver_finish(saver) : STATUS_OK;
+}
+
+bool saver_is_busy(const Saver *saver) {
+    return saver->phase != IDLE;
+}
+
+bool saver_is_reading(const Saver *saver) {
+    return saver->phase == PERSISTING;
+}
+
+void saver_await_reading(Saver *saver) {
+    if (saver->phase == PERSISTING) task_wait(saver->task);
+}
+
+void saver_poll(Saver *saver, SaverEvent *event) {
+    *event = saver->ended;
+    memset(&saver->ended, 0, sizeof saver->ended);
+}
+
+/* Asleep between two looks: who waited in a collective would take a core from the threads at work. */
+static Status await_all(Saver *saver) {
+    static const struct timespec moment = {0, 500000};
+    uint32_t bits;
+    for (;;) {
+        bits = saver_bits(saver);
+        TRY(saver->collective->ops->control(saver->collective, &bits));
+        if ((bits & CONTROL_SAVING) == 0) return STATUS_OK;
+        nanosleep(&moment, NULL);
+    }
+}
+
 Status saver_finish(Saver *saver) {
-    (void)saver; /* nothing is ever in flight between two calls */
+    while (saver != NULL && saver->phase != IDLE) {
+        if (saver->task != NULL) TRY(await_all(saver));
+        TRY(saver_advance(saver, 0));
+    }
     return STATUS_OK;
 }

@@ -1,14 +1,21 @@
-/* Saving while training goes on: takes the state at a step boundary and makes it durable. This saver
- * works in the foreground: a save is over when saver_begin returns.
+/* Saving while training goes on: takes a state that stands still and makes it durable. In the background a
+ * thread of each rank works at a save, and the ranks meet for a moment at a step boundary, twice:
  *
- *   IDLE --saver_begin--> SAVING --committed, or failed--> FINISHED --saver_poll--> IDLE
+ *   IDLE --saver_begin--> PERSISTING   rank 0 writes a hidden temporary; every rank digests its own state
+ *        --saver_advance, once all are through: the digests are compared-->
+ *                         COMMITTING   rank 0 gives the file its user block, syncs, names and prunes
+ *        --saver_advance, once that is over--> IDLE, and an event for saver_poll
+ *
+ * In the foreground the same happens inside of saver_begin.
  *
  * Invariants
- *  1. Only a state that is finite and the same on every rank is ever written.
+ *  1. Only a state that is finite and the same on every rank is ever named.
  *  2. "Saved" is said only of what is durable.
  *  3. A failed save costs nothing but itself: what was saved before stays. max_failures in a row end
  *     the run, for then nothing protects it.
- *  4. Who has lost the directory writes nothing more. */
+ *  4. Who has lost the directory writes nothing more.
+ *  5. At most one save is in flight, and where it stands is the same on every rank after each
+ *     saver_advance. */
 #pragma once
 
 #include "src/checkpoint/catalog.h"
@@ -23,39 +30,63 @@ typedef struct {
     char name[CATALOG_NAME];
     int64_t step, bytes;
     Digest state_digest;
-    double seconds;
+    double seconds;         /* from saver_begin until it was durable, of which: */
+    double persist, commit; /* at work in the phase of that name, on rank 0 */
 } SaverEvent;
 
 typedef struct {
     int level; /* of packing; 0: none */
     int max_failures;
     Retention keep;
+    bool background;
+    /* Rank 0's: makes durable what belongs to a checkpoint and lies beside it, before that is named; on the
+     * saver's thread. Its failure is a warning. NULL: nothing does */
+    Status (*before_commit)(void *context);
+    void *context;
 } SaverOptions;
 
 /* Plans the file and checks that there is room for two more of it (a warning otherwise).
  *
  * Ranks:   collective; `owner` on rank 0, NULL elsewhere
- * Memory:  owner, state and the text stay the caller's, until saver_close; *out is the caller's. The
- *          text (rank 0's counts) may be another one at each save
- * Errors:  the same on every rank; *out is NULL then */
+ * Memory:  owner, state and the text stay the caller's, until saver_close; *out is the caller's. Of the
+ *          state only the registry is looked at. The text (rank 0's counts) may be another one at each
+ *          save, and changes only while none is in flight
+ * Errors:  the same on every rank; *out is NULL then. Without a thread the saver works in the foreground,
+ *          and says so */
 Status saver_open(Collective *collective, const Owner *owner, const State *state,
                   const CheckpointText *text, const SaverOptions *options, Saver **out);
 
-/* Saves the state as it is now. `what` (rank 0's counts) gives run, step, epoch, metrics, device_kind,
- * author and note; the rest is filled here. A save of a step that is already saved with the same
- * values is a success.
+/* Begins to save `state`, whose registry is that of saver_open and whose values stand still while
+ * saver_is_reading. `what` (rank 0's counts) gives run, step, epoch, metrics, device_kind, author and note;
+ * the rest is filled here. A save of a step that is already saved with the same values is a success.
  *
- * Ranks:   collective, at a step boundary
+ * Ranks:   every rank, at the same step boundary; none is in flight
+ * Errors:  those of saver_advance, in the foreground; none in the background */
+Status saver_begin(Saver *saver, const State *state, const UserBlock *what);
+
+/* This rank's share of the control word: CONTROL_SAVING while its thread is at work. Ranks: local */
+uint32_t saver_bits(const Saver *saver);
+
+/* Moves the save in flight on, when no rank's bit is in the control word of this step.
+ *
+ * Ranks:   every rank, with the same bits
  * Errors:  the same on every rank, and the run cannot go on: STATUS_NOT_FINITE or STATUS_CORRUPT
- *          naming the ranks and the first entry (nothing was written), STATUS_LOST_OWNER, or the last
+ *          naming the ranks and the first entry (nothing was saved), STATUS_LOST_OWNER, or the last
  *          failure after max_failures in a row. Any other failure is a warning and an event */
-Status saver_begin(Saver *saver, const UserBlock *what);
+Status saver_advance(Saver *saver, uint32_t bits);
 
-/* What ended since the last call. Ranks: every rank calls it at the same step boundary and gets the
- * same answer. Errors: STATUS_COMM */
-Status saver_poll(Saver *saver, SaverEvent *event);
+/* Whether a save is in flight, and whether its state must still stand still. The same on every rank. */
+bool saver_is_busy(const Saver *saver);
+bool saver_is_reading(const Saver *saver);
 
-/* Waits for the save in flight; then poll. Ranks: collective. Errors: as saver_begin */
+/* Waits until this rank's thread has read the state. Ranks: local */
+void saver_await_reading(Saver *saver);
+
+/* What ended since the last call. Ranks: local, rank 0's text; the same on each rank */
+void saver_poll(Saver *saver, SaverEvent *event);
+
+/* Waits for the save in flight; then poll. Ranks: collective. Errors: as saver_advance. NULL is allowed */
 Status saver_finish(Saver *saver);
 
-void saver_close(Saver *saver); /* NULL is allowed */
+/* What is still in flight is given up: nothing is named. NULL is allowed. Ranks: local */
+void saver_close(Saver *saver);

@@ -79,6 +79,8 @@ typedef struct {
             char metric[16]; /* none | accuracy | loss */
             char mode[8];    /* auto | max | min */
         } keep_best;
+        bool background;
+        char memory[8];           /* auto | spare | overlap */
         char compression[16];     /* none | zlib:1 … zlib:9 */
         char mirror[CONFIG_TEXT]; /* s3://bucket/prefix; empty: none */
         double mirror_patience;   /* seconds */

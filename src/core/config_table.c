@@ -20,6 +20,7 @@ static const char *const schedules[] = {"constant",   "step",   "multistep", "ex
 static const char *const compressions[] = {"none",   "zlib:1", "zlib:2", "zlib:3",
                                            "zlib:4", "zlib:5", "zlib:6", "zlib:7",
                                            "zlib:8", "zlib:9", NULL};
+static const char *const memories[] = {"auto", "spare", "overlap", NULL};
 static const char *const metrics[] = {"none", "accuracy", "loss", NULL};
 static const char *const modes[] = {"auto", "max", "min", NULL};
 static const char *const progresses[] = {"auto", "live", "plain", "none", NULL};
@@ -93,6 +94,8 @@ static const ConfigKey keys[] = {
     {"checkpoint.keep_best.metric", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.keep_best.metric), NO_RANGE, "none", metrics, "the checkpoint with the best value of it stays"},
     {"checkpoint.keep_best.mode", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.keep_best.mode), NO_RANGE, "auto", modes, "what best means; auto: the least loss, the highest accuracy"},
     {"checkpoint.max_failures", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.max_failures), 1, 1e6, RANGE_CLOSED, "3", NULL, "failed saves in a row that end the run"},
+    {"checkpoint.background", KEY_TRUTH, SCOPE_FREE, WHERE(checkpoint.background), NO_RANGE, "true", NULL, "a thread saves while training goes on; false: training waits for each save"},
+    {"checkpoint.memory", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.memory), NO_RANGE, "auto", memories, "what is saved in the background stays behind in a spare set of the state, or lies in it and the next update waits until it is read; auto: spare where memory allows"},
     {"checkpoint.compression", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.compression), NO_RANGE, "none", compressions, "of the saved values; 1 to 3 are fast, those behind them save little more"},
     {"checkpoint.mirror", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.mirror), NO_RANGE, "", NULL, "s3://BUCKET/PREFIX that gets each new checkpoint, behind the training, and from which an empty run.dir is filled"},
     {"checkpoint.mirror_patience", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.mirror_patience), 0, 86400, RANGE_CLOSED, "60", NULL, "seconds that a launch waits at its end for the mirror to have its last checkpoint"},

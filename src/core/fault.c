@@ -2,6 +2,7 @@
 #include "src/core/fault.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,9 +11,12 @@
 #include <unistd.h>
 
 static bool (*has_arrived)(void);
-static bool armed, to_launcher;
+static bool to_launcher;
+static atomic_bool armed;
+static atomic_llong passes_left; /* of the wanted point, before the one that fires */
 static char wanted_point[32], wanted_signal[8];
-static long long wanted_step = -1, current_step = -1;
+static long long wanted_step = -1;
+static _Atomic long long current_step = -1;
 static int signal_number = SIGKILL;
 
 static const struct {
@@ -33,7 +37,7 @@ static bool find_signal(void) {
 void fault_open(int rank) {
     const char *text = getenv("REKINDLE_FAULT");
     if (text == NULL || text[0] == '\0') return;
-    long long wanted_rank = -1;
+    long long wanted_rank = -1, wanted_pass = 1;
     char copy[128];
     snprintf(copy, sizeof copy, "%s", text);
     for (char *save = NULL, *part = strtok_r(copy, ",", &save); part != NULL;
@@ -41,6 +45,7 @@ void fault_open(int rank) {
         if (sscanf(part, "rank:%lld", &wanted_rank) == 1) continue;
         if (sscanf(part, "step:%lld", &wanted_step) == 1) continue;
         if (sscanf(part, "at:%31s", wanted_point) == 1) continue;
+        if (sscanf(part, "pass:%lld", &wanted_pass) == 1 && wanted_pass > 0) continue;
         if (sscanf(part, "send:%7s", wanted_signal) == 1 && find_signal()) continue;
         if (strcmp(part, "to:launcher") == 0) {
             to_launcher = true;
@@ -48,10 +53,11 @@ void fault_open(int rank) {
         }
         fprintf(stderr,
                 "rekindle: REKINDLE_FAULT=%s: expected "
-                "rank:R,step:S,at:POINT,send:SIGNAL,to:launcher, not \"%s\"\n",
+                "rank:R,step:S,at:POINT,pass:N,send:SIGNAL,to:launcher, not \"%s\"\n",
                 text, part);
         _exit(2);
     }
+    passes_left = wanted_pass - 1;
     armed = wanted_point[0] != '\0' && (wanted_rank < 0 || wanted_rank == rank);
 }
 
@@ -65,9 +71,9 @@ void fault_set_step(int64_t step) {
 
 void fault_point(const char *at) {
     if (!armed || (wanted_step >= 0 && wanted_step != current_step) ||
-        strcmp(at, wanted_point) != 0)
+        strcmp(at, wanted_point) != 0 || atomic_fetch_sub(&passes_left, 1) > 0 ||
+        !atomic_exchange(&armed, false)) /* once */
         return;
-    armed = false; /* once */
     char text[64];
     int length =
         snprintf(text, sizeof text, "rekindle: REKINDLE_FAULT fires: SIG%s to %s\n",

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 Status state_create(State **out) {
     *out = calloc(1, sizeof **out);
@@ -87,17 +88,33 @@ static Status sort_entries(State *state) {
     return STATUS_OK;
 }
 
+void *state_allocate_arena(size_t bytes) {
+    enum { HUGE_PAGE = 2 << 20 };
+    size_t whole = (bytes + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE;
+    bool large = whole >= HUGE_PAGE;
+    void *data = aligned_alloc(large ? HUGE_PAGE : STATE_PAGE, whole);
+    if (data != NULL && large) madvise(data, whole, MADV_HUGEPAGE); /* or not: no matter */
+    return data;
+}
+
+void state_exchange(State *state, Arena other[ARENA_COUNT]) {
+    for (int i = 0; i < ARENA_SCALAR; i++) {
+        Arena here = state->arenas[i];
+        state->arenas[i] = other[i];
+        other[i] = here;
+    }
+}
+
 Status state_allocate(State *state) {
     TRY(sort_entries(state));
     for (int i = 0; i < ARENA_COUNT; i++) {
         Arena *arena = &state->arenas[i];
-        size_t whole = (arena->bytes + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE;
-        if (whole == 0) continue;
-        arena->data = aligned_alloc(STATE_PAGE, whole);
+        if (arena->bytes == 0) continue;
+        arena->data = state_allocate_arena(arena->bytes);
         if (arena->data == NULL)
             return FAIL(STATUS_MEMORY, "use a smaller model or a machine with more memory",
-                        "no memory for the state (%zu MiB)", whole >> 20);
-        memset(arena->data, 0, whole);
+                        "no memory for the state (%zu MiB)", arena->bytes >> 20);
+        memset(arena->data, 0, (arena->bytes + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE);
     }
     state->allocated = true;
     return STATUS_OK;

@@ -71,6 +71,13 @@ void state_destroy(State *state); /* NULL is allowed */
 Status state_declare(State *state, ArenaKind arena, const char *path, DType dtype, int rank,
                      const int64_t *shape, int *index);
 
+/* Memory as an arena's, of unknown content: page-aligned, whole pages, a large one in huge pages where the
+ * kernel gives them. Memory: the caller's (free); NULL when there is none */
+void *state_allocate_arena(size_t bytes);
+
+/* Lets all arenas but the scalars' change places with those of `other`, which are as long. */
+void state_exchange(State *state, Arena other[ARENA_COUNT]);
+
 /* Lays out and zeroes the arenas. No state_declare after it. Errors: STATUS_MEMORY */
 Status state_allocate(State *state);
 

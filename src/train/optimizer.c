@@ -185,16 +185,17 @@ static Status apply_pieces(void *context, int worker) {
 }
 
 Status optimizer_apply(Optimizer *self, const float *gradient, const StepValues *values,
-                       const StepVerdict *verdict) {
+                       const StepVerdict *verdict, const Arena *target) {
     const Config *config = self->config;
-    const Arena *arenas = self->state->arenas;
+    const BackendOps *ops = self->backend->ops;
+    const Arena *from = self->state->arenas, *to = target != NULL ? target : from;
     self->pass = (OptimizerPass){
-        .w = arenas[ARENA_PARAMETER].device,
-        .m = arenas[ARENA_MOMENT1].device,
-        .v = arenas[ARENA_MOMENT2].device,
-        .w_from = arenas[ARENA_PARAMETER].device,
-        .m_from = arenas[ARENA_MOMENT1].device,
-        .v_from = arenas[ARENA_MOMENT2].device,
+        .w = to[ARENA_PARAMETER].device,
+        .m = to[ARENA_MOMENT1].device,
+        .v = to[ARENA_MOMENT2].device,
+        .w_from = from[ARENA_PARAMETER].device,
+        .m_from = from[ARENA_MOMENT1].device,
+        .v_from = from[ARENA_MOMENT2].device,
         .g = gradient,
         .values = values,
         .verdict = verdict,
@@ -207,6 +208,8 @@ Status optimizer_apply(Optimizer *self, const float *gradient, const StepValues 
     };
     atomic_store(&self->next, 0);
     TRY(workers_run(self->workers, apply_pieces, self));
-    return self->backend->ops->parameters_changed(self->backend, self->pass.w,
-                                                  self->length);
+    if (target == NULL)
+        return ops->parameters_changed(self->backend, self->pass.w, self->length);
+    return ops->parameters_moved(self->backend, self->pass.w_from, self->pass.w,
+                                 self->length);
 }

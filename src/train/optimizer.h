@@ -29,6 +29,8 @@ StepValues optimizer_values(const Config *config, int64_t step, double lr);
 Status optimizer_judge(Optimizer *optimizer, const float *gradient, const float *metrics,
                        StepVerdict *verdict);
 
-/* Gives the work of one pass over the parameters, as values and verdict (device memory) say. */
+/* Gives the work of one pass over the parameters, as values and verdict (device memory) say. `target` NULL: in
+ * place; else the new values go to these arenas, and from here on the parameters are there. */
 Status optimizer_apply(Optimizer *optimizer, const float *gradient,
-                       const StepValues *values, const StepVerdict *verdict);
+                       const StepValues *values, const StepVerdict *verdict,
+                       const Arena *target);

@@ -33,6 +33,7 @@ struct Step {
     Given running;
     const Batch *batch;
     uint64_t seed;
+    Arena *target; /* where the update writes; NULL: in place */
     /* updates given and not collected, the oldest first */
     Given given[STEPS_GIVEN];
     int given_count;
@@ -162,11 +163,12 @@ Status step_reduce(Step *self) {
 static Status blend_statistics(Step *self) {
     Backend *backend = self->setup->backend;
     const State *state = self->setup->state;
-    const Arena *buffers = &state->arenas[ARENA_BUFFER];
-    if (buffers->bytes == 0) return STATUS_OK;
-    return backend->ops->blend(backend, 0, buffers->device, buffers->device,
+    const Arena *from = &state->arenas[ARENA_BUFFER];
+    const Arena *to = self->target != NULL ? &self->target[ARENA_BUFFER] : from;
+    if (from->bytes == 0) return STATUS_OK;
+    return backend->ops->blend(backend, 0, to->device, from->device,
                                self->reduction->sum + result_statistics(state),
-                               (int64_t)(buffers->bytes / sizeof(float)), BATCH_NORM_RATE,
+                               (int64_t)(from->bytes / sizeof(float)), BATCH_NORM_RATE,
                                1.0f / (float)self->filled, self->verdict);
 }
 
@@ -175,8 +177,12 @@ static Status give_update(void *context) {
     const float *sum = self->reduction->sum;
     TRY(optimizer_judge(self->optimizer, sum, sum + result_metrics(self->setup->state),
                         self->verdict));
-    TRY(optimizer_apply(self->optimizer, sum, self->values, self->verdict));
-    return blend_statistics(self);
+    bool moves = self->target != NULL; /* then the verdict is host memory, and there */
+    if (moves && self->verdict->refused) return STATUS_OK;
+    TRY(optimizer_apply(self->optimizer, sum, self->values, self->verdict, self->target));
+    TRY(blend_statistics(self));
+    if (moves) state_exchange(self->setup->state, self->target);
+    return STATUS_OK;
 }
 
 static Status fetch_verdict(Step *self) {
@@ -185,9 +191,11 @@ static Status fetch_verdict(Step *self) {
                                sizeof *self->verdict);
 }
 
-Status step_update(Step *self) {
+Status step_update(Step *self, Arena *target) {
     Backend *backend = self->setup->backend;
     assert(self->given_count < STEPS_GIVEN);
+    assert(target == NULL || backend->ops->host_memory);
+    self->target = target;
     /* a snapshot or a verdict that is on its way to the host is read before it is overwritten */
     TRY(backend->ops->fetch_fence(backend, 0));
     TRY(backend->ops->repeat(backend, key_of(self, PART_UPDATE), give_update, self));

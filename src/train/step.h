@@ -38,8 +38,10 @@ Status step_gradient(Step *step, const Batch *batch, uint64_t seed, int64_t numb
 /* Sums it over all ranks. Ranks: collective */
 Status step_reduce(Step *step);
 
-/* Gives the work of applying the sum. Ranks: local */
-Status step_update(Step *step);
+/* Gives the work of applying the sum. `target` NULL: to the state in place. Else (on a device whose memory is
+ * the host's) the new values go to these arenas, which change places with the state's own (state_exchange),
+ * and the old ones stay as they are; a refused step changes nothing and exchanges nothing. Ranks: local */
+Status step_update(Step *step, Arena *target);
 
 /* Waits for the oldest step that is not collected. Ranks: local; the same numbers on each
  * Errors: STATUS_NOT_FINITE, on every rank: the step changed nothing; else the backend's */

@@ -73,6 +73,7 @@ static Status collect_step(Trainer *self) {
     const Scalars *at = &self->base.scalars;
     StepResult result;
     TRY(step_collect(self->step, &result));
+    snapshot_arrived(self->snapshot); /* if it was on its way: all fetches are over */
     const GivenStep step = self->given[0];
     self->given_count--;
     memmove(self->given, self->given + 1, (size_t)self->given_count * sizeof *self->given);
@@ -119,14 +120,16 @@ static Status run_step(Trainer *self, uint32_t *bits) {
     Collective *collective = base->collective;
     const Batch *batch = NULL;
     Status mine = compute_gradient(self, &batch);
-    *bits = requests_take(&self->requests) | (mine != STATUS_OK ? CONTROL_FAILED : 0u);
+    *bits = requests_take(&self->requests) | saver_bits(self->saver) |
+            (mine != STATUS_OK ? CONTROL_FAILED : 0u);
     TRY(collective->ops->control(collective, bits));
     requests_heard(&self->requests, *bits);
     if ((*bits & CONTROL_FAILED) != 0) return leave(self, mine);
+    TRY(saving_advance(self, *bits));
     fault_point("reduce");
     TRY(step_reduce(self->step));
     fault_point("optimizer");
-    Status updated = step_update(self->step);
+    Status updated = step_update(self->step, saving_target(self));
     if (updated == STATUS_OK) {
         advance(self, batch->count);
         updated = collect_steps(self, *bits);
@@ -159,6 +162,15 @@ static Status run(Trainer *self) {
     return complete ? STATUS_OK : STATUS_STOPPED;
 }
 
+/* A failure of the run is none of the save in flight: all ranks have heard of it, and finish that. */
+static Status end_saving(Trainer *self, Status status) {
+    Failure failure = *status_failure();
+    Status finished = saving_finish(self);
+    if (status == STATUS_OK || finished == STATUS_COMM) return finished;
+    status_adopt(&failure);
+    return status;
+}
+
 static Status fill_outcome(Trainer *self, TrainOutcome *outcome) {
     const Scalars *at = &self->base.scalars;
     TRY(boundary_fetch_state(self));
@@ -189,6 +201,7 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
     if (status == STATUS_OK) status = trainer_start(self);
     if (status == STATUS_OK) status = run(self);
     if (status == STATUS_COMM) return status; /* nothing but an abort may follow */
+    status = end_saving(self, status);
     if (status == STATUS_OK || status == STATUS_STOPPED) {
         Status filled = fill_outcome(self, outcome);
         if (filled != STATUS_OK) status = filled;

@@ -1,5 +1,5 @@
-/* What the files of the trainer share: trainer_start.c opens a launch, trainer.c steps, boundary.c
- * evaluates and saves. Nobody else includes this. */
+/* What the files of the trainer share: trainer_start.c opens a launch, trainer.c steps, boundary.c evaluates and
+ * decides what is saved, saving.c saves. Nobody else includes this. */
 #pragma once
 
 #include "src/checkpoint/mirror.h"
@@ -10,6 +10,7 @@
 #include "src/train/residence.h"
 #include "src/train/schedule.h"
 #include "src/train/setup.h"
+#include "src/train/snapshot.h"
 #include "src/train/step.h"
 
 #include <jansson.h>
@@ -30,6 +31,19 @@ typedef struct {
     char *config_yaml;
     Lineage *lineage;
     Saver *saver;
+    Snapshot *snapshot;
+    struct {
+        UserBlock block;
+        const char *why;
+        bool begun;   /* the snapshot is the saver's, which still reads it */
+        double stall; /* seconds that training has waited for it */
+        double
+            waiting_since; /* clock_seconds(), while it waits for its end; 0: it does not */
+        int deferrals;
+    } saving; /* the newest one */
+    const char
+        *deferred;  /* why a save is due that waits for the one in flight; NULL: none is */
+    int deferrals;  /* how often one fell due and waited, since the newest one */
     Mirror *mirror; /* rank 0, where one is configured */
     int mirror_failures;
     Journal *journal; /* rank 0 */
@@ -39,7 +53,10 @@ typedef struct {
     GivenStep given[STEPS_GIVEN]; /* and not collected, the oldest first */
     int given_count;
     size_t evaluation_bytes; /* of the device's memory */
-    int64_t launch_steps, launch_samples, saved_step;
+    int64_t launch_steps, launch_samples;
+    int64_t
+        taken_step; /* of which a snapshot was taken last, or that was restored; -1: none */
+    int64_t saved_step; /* the newest that is durable; -1: none */
     char saved_name[64];
     double started; /* clock_seconds() at the first step */
 } Trainer;
@@ -75,6 +92,25 @@ bool boundary_is_due(const Trainer *self, uint32_t bits);
 /* Brings the device's state to the host, where checkpoints and digests see it. Collective where there is
  * anything to bring. Errors: the first failing rank's, on every rank */
 Status boundary_fetch_state(Trainer *self);
+
+/* ---- saving.c. Errors of all of them: the same on every rank, and the run cannot go on */
+
+/* Takes the state of this boundary and begins to save it, once the save in flight is over. A save that fails is
+ * said and counted; training goes on, and the saver turns too many in a row into a failure. `last`: waits
+ * until it is durable; a failure is tried again, and then it is the launch's: nobody may be told "finished" or
+ * "stopped" of a state that is lost. Collective */
+Status saving_begin(Trainer *self, const char *why, bool last);
+
+/* Once a step, with its control word: moves the save in flight on and tells what came of it. Collective */
+Status saving_advance(Trainer *self, uint32_t bits);
+
+/* Where the update of this step has to write; waits where the snapshot is in its way. Local */
+Arena *saving_target(Trainer *self);
+
+/* Whether a save is in flight. The same on every rank between two steps. */
+bool saving_is_busy(const Trainer *self);
+
+Status saving_finish(Trainer *self); /* waits for it. Collective */
 
 /* Tells what the mirror has done since the last call; nothing waits for it. Local */
 void boundary_report_mirror(Trainer *self);

@@ -144,6 +144,59 @@ static Status open_mirror(Trainer *self) {
                        (int)config->checkpoint.keep_last, &self->mirror);
 }
 
+static Status sync_journal(void *context) {
+    return journal_sync(context);
+}
+
+static Status open_saver(Trainer *self) {
+    Setup *base = &self->base;
+    const Config *config = base->config;
+    bool first = trainer_is_first(self);
+    SaverOptions options = {.level = checkpoint_level(config->checkpoint.compression),
+                            .max_failures = (int)config->checkpoint.max_failures,
+                            .keep = catalog_retention(config),
+                            .background = config->checkpoint.background,
+                            .before_commit = first ? sync_journal : NULL,
+                            .context = self->journal};
+    return saver_open(base->collective, first ? &self->owner : NULL, base->state,
+                      &self->text, &options, &self->saver);
+}
+
+/* Where what is saved stays meanwhile. Each rank decides by its own machine: no bit depends on it. */
+static Status open_snapshot(Trainer *self) {
+    Setup *base = &self->base;
+    const Config *config = base->config;
+    const Collective *collective = base->collective;
+    const char *wish = config->checkpoint.memory;
+    int ranks_here = (collective->size + collective->hosts - 1) / collective->hosts;
+    bool demanded = strcmp(wish, "spare") == 0;
+    bool spare =
+        config->checkpoint.background &&
+        (demanded || (strcmp(wish, "auto") == 0 &&
+                      snapshot_spare_fits(base->state, base->backend, ranks_here)));
+    Status opened =
+        snapshot_open(base->state, base->backend, spare ? SNAPSHOT_SPARE : SNAPSHOT_OVERLAP,
+                      &self->snapshot);
+    if (opened != STATUS_MEMORY || !spare || demanded) return opened;
+    return snapshot_open(base->state, base->backend, SNAPSHOT_OVERLAP, &self->snapshot);
+}
+
+static void print_saving(const Trainer *self) {
+    size_t spare = snapshot_spare_bytes(self->snapshot);
+    if (!self->base.config->checkpoint.background)
+        LOG_I("training waits for each save");
+    else if (!self->base.backend->ops->host_memory)
+        LOG_I("saves run behind the training, from the host's copy of the state");
+    else if (spare > 0)
+        LOG_I("saves run behind the training, from a spare set of the state (%.1f MiB more "
+              "a rank)",
+              (double)spare / 1048576.0);
+    else
+        LOG_I(
+            "saves run behind the training, from the state itself: the update of the next "
+            "step waits until it is read");
+}
+
 static void print_start(const Trainer *self) {
     const Setup *base = &self->base;
     const Config *config = base->config;
@@ -163,6 +216,7 @@ static void print_start(const Trainer *self) {
           (long long)config->train.shards, config->train.reduction, base->backend->kind);
     LOG_I("state %.1f MiB; run directory %s, generation %lld", state_mib, config->run.dir,
           (long long)self->owner.generation);
+    print_saving(self);
     if (self->mirror != NULL) LOG_I("mirrored to %s", config->checkpoint.mirror);
     int64_t smallest = config->train.batch / config->train.shards;
     if (model_has_batch_norm(base->graph) && smallest < 16)
@@ -191,16 +245,14 @@ Status trainer_start(Trainer *self) {
     TRY(trainer_agree(self, mine));
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
-    SaverOptions options = {.level = checkpoint_level(config->checkpoint.compression),
-                            .max_failures = (int)config->checkpoint.max_failures,
-                            .keep = catalog_retention(config)};
-    TRY(saver_open(base->collective, trainer_is_first(self) ? &self->owner : NULL,
-                   base->state, &self->text, &options, &self->saver));
+    TRY(trainer_agree(self, open_snapshot(self)));
+    TRY(open_saver(self));
     TRY(trainer_agree(self, open_mirror(self)));
     /* a file elsewhere that is saved anew here is not here yet */
     bool elsewhere = base->restored.path[0] != '\0' && boundary_evaluation_is_due(self);
     self->saved_step =
         base->restored.restored && !elsewhere ? base->restored.block.step : -1;
+    self->taken_step = self->saved_step;
     if (!trainer_is_first(self)) return STATUS_OK;
     print_start(self);
     trainer_note(journal_event, self->journal,
@@ -220,6 +272,7 @@ void trainer_stop(Trainer *self) {
     mirror_close(self->mirror);
     loader_close(self->loader);
     saver_close(self->saver);
+    snapshot_close(self->snapshot);
     evaluator_close(self->evaluator);
     step_close(self->step);
     journal_close(self->journal);

@@ -1,13 +1,10 @@
 /* A restore brings the same bytes to every rank, walks back past damage, and is never a silent fresh
- * start; a save is refused unless all ranks hold the same finite state. */
+ * start. */
 #include "dist/world.h"
 #include "src/checkpoint/restore.h"
-#include "src/checkpoint/saver.h"
 #include "tests/support/checkpoint_state.h"
 #include "tests/support/run_directory.h"
 #include "tests/support/test.h"
-
-#include <math.h>
 
 static Collective *world;
 static RunDirectory run;  /* rank 0's */
@@ -258,182 +255,6 @@ static void so_do_packed_ones(void **unused) {
     restore_large_states(1);
 }
 
-/* ---- saving */
-
-static Owner owner;
-static Saver *saver;
-
-static CheckpointText saved_text;
-
-static void open_saver(int keep_last, int max_failures) {
-    saved_text = (CheckpointText){"{}", "run: {}\n", "[]"};
-    const OwnerClaim fresh = {.restored_step = -1};
-    if (world->rank == 0) assert_ok(owner_take(run.path, &fresh, 0.0, &owner));
-    State *filled = stepped_state(0);
-    for (int i = 0; i < ARENA_COUNT; i++)
-        if (state->arenas[i].bytes > 0)
-            memcpy(state->arenas[i].data, filled->arenas[i].data, state->arenas[i].bytes);
-    state_destroy(filled);
-    SaverOptions options = {.max_failures = max_failures, .keep.keep_last = keep_last};
-    assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &saved_text,
-                         &options, &saver));
-}
-
-static void close_saver(void) {
-    saver_close(saver);
-    if (world->rank == 0) owner_release(&owner);
-}
-
-static Status save(int64_t step, SaverEvent *event) {
-    UserBlock what = {.step = step};
-    Status begun = saver_begin(saver, &what);
-    assert_int_equal(saver_finish(saver), STATUS_OK);
-    assert_int_equal(saver_poll(saver, event), STATUS_OK);
-    return begun;
-}
-
-static void a_save_is_restored_bit_for_bit(void **unused) {
-    (void)unused;
-    SaverEvent event, none;
-    open_saver(3, 3);
-    *(int64_t *)state_data(state, 2) = 77;
-    Digest saved = state_digest(state);
-    assert_ok(save(77, &event));
-    assert_true(event.finished);
-    assert_int_equal(event.status, STATUS_OK);
-    assert_string_equal(event.name, "g0001-step-000000000077.h5");
-    assert_int_equal(event.step, 77);
-    assert_true(event.bytes > 8192);
-    assert_true(digest_equal(event.state_digest, saved));
-    assert_ok(saver_poll(saver, &none));
-    assert_false(none.finished);
-    assert_ok(save(77, &event)); /* the same step and values: there already */
-    assert_int_equal(event.status, STATUS_OK);
-    memset(state->arenas[ARENA_PARAMETER].data, 0, state->arenas[ARENA_PARAMETER].bytes);
-    assert_ok(restore_as("auto"));
-    assert_true(digest_equal(state_digest(state), saved));
-    assert_int_equal(result.block.ranks, world->size);
-    close_saver();
-}
-
-static void assert_file_holds(int64_t step, const char *lineage) {
-    char name[CATALOG_NAME];
-    CheckpointReader *reader;
-    catalog_name(1, step, name);
-    assert_ok(checkpoint_verify(run.directory, name, &(UserBlock){.version = 0}));
-    assert_ok(checkpoint_reader_open(run.directory, name, &reader));
-    assert_string_equal(checkpoint_reader_text(reader, "lineage"), lineage);
-    checkpoint_reader_close(reader);
-}
-
-static void each_file_holds_the_lineage_as_it_was_when_it_was_saved(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    static char longest[100001];
-    memset(longest, 'x', sizeof longest - 1);
-    memcpy(longest, "[\"", 2);
-    memcpy(longest + sizeof longest - 3, "\"]", 2);
-    const char *const lineages[] = {"[]", "[{\"launch\": 1}]", longest, "[2]"};
-    enum { SAVES = sizeof lineages / sizeof *lineages };
-    open_saver(SAVES, 3);
-    for (int i = 0; i < SAVES; i++) {
-        if (world->rank == 0) saved_text.lineage = lineages[i];
-        assert_ok(save(i + 1, &event));
-        assert_int_equal(event.status, STATUS_OK);
-    }
-    if (world->rank == 0)
-        for (int i = 0; i < SAVES; i++)
-            assert_file_holds(i + 1, lineages[i]);
-    Digest saved = state_digest(state);
-    memset(state->arenas[ARENA_PARAMETER].data, 0, state->arenas[ARENA_PARAMETER].bytes);
-    assert_ok(restore_as("auto"));
-    assert_true(digest_equal(state_digest(state), saved));
-    assert_string_equal(result.lineage, "[2]");
-    close_saver();
-}
-
-static void failed_saves_are_events_until_there_are_too_many(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    open_saver(3, 2);
-    assert_ok(save(5, &event));
-    *(int64_t *)state_data(state, 2) = 5; /* other values under a name that is taken */
-    assert_ok(save(5, &event));
-    assert_true(event.finished);
-    assert_int_equal(event.status, STATUS_EXISTS);
-    assert_non_null(strstr(event.failure.what, "g0001-step-000000000005.h5"));
-    assert_ok(save(6, &event)); /* a success begins the count anew */
-    assert_int_equal(event.status, STATUS_OK);
-    assert_ok(save(5, &event));
-    assert_fails(save(5, &event), STATUS_EXISTS, "g0001-step-000000000005.h5");
-    close_saver();
-}
-
-static void a_rank_that_differs_is_named_and_nothing_is_saved(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    open_saver(3, 3);
-    int odd = world->size - 1;
-    if (world->rank == odd) ((uint32_t *)state_data(state, 1))[3] ^= 1u << 22;
-    Status saved = save(9, &event);
-    if (world->size == 1) {
-        assert_int_equal(saved, STATUS_OK);
-    } else {
-        char text[64];
-        snprintf(text, sizeof text, "rank(s) %d differ", odd);
-        assert_int_equal(saved, STATUS_CORRUPT);
-        assert_non_null(strstr(status_failure()->what, text));
-        assert_non_null(strstr(status_failure()->what, "model/fc.bias"));
-        assert_false(event.finished);
-        if (world->rank == 0) assert_false(has_checkpoint(&run, 1, 9));
-    }
-    close_saver();
-}
-
-static void a_state_that_is_not_finite_is_not_saved(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    open_saver(3, 3);
-    ((float *)state_data(state, 0))[17] = (float)NAN;
-    assert_fails(save(9, &event), STATUS_NOT_FINITE, "model/fc.weight");
-    if (world->rank == 0) assert_false(has_checkpoint(&run, 1, 9));
-    close_saver();
-}
-
-static void a_launch_that_lost_the_directory_saves_no_more(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    Owner successor;
-    const OwnerClaim fresh = {.restored_step = -1};
-    open_saver(3, 3);
-    if (world->rank == 0) {
-        setenv("REKINDLE_OWNER_DEAD", "1", 1);
-        assert_ok(owner_take(run.path, &fresh, 0.0, &successor));
-        unsetenv("REKINDLE_OWNER_DEAD");
-    }
-    assert_fails(save(9, &event), STATUS_LOST_OWNER, "launch 2");
-    if (world->rank == 0) {
-        assert_false(has_checkpoint(&run, 1, 9));
-        owner_release(&successor);
-    }
-    close_saver();
-}
-
-static void saving_keeps_only_the_newest(void **unused) {
-    (void)unused;
-    SaverEvent event;
-    open_saver(2, 3);
-    for (int64_t step = 1; step <= 5; step++) {
-        *(int64_t *)state_data(state, 2) = step;
-        assert_ok(save(step, &event));
-        assert_int_equal(event.status, STATUS_OK);
-    }
-    if (world->rank == 0)
-        for (int64_t step = 1; step <= 5; step++)
-            assert_int_equal(has_checkpoint(&run, 1, step), step >= 4);
-    close_saver();
-}
-
 int main(int argc, char **argv) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_run, remove_run)
     const struct CMUnitTest tests[] = {
@@ -449,13 +270,6 @@ int main(int argc, char **argv) {
         TEST(another_model_is_refused_by_name),
         TEST(large_states_arrive_whole_and_damage_late_in_them_is_undone),
         TEST(so_do_packed_ones),
-        TEST(a_save_is_restored_bit_for_bit),
-        TEST(each_file_holds_the_lineage_as_it_was_when_it_was_saved),
-        TEST(failed_saves_are_events_until_there_are_too_many),
-        TEST(a_rank_that_differs_is_named_and_nothing_is_saved),
-        TEST(a_state_that_is_not_finite_is_not_saved),
-        TEST(a_launch_that_lost_the_directory_saves_no_more),
-        TEST(saving_keeps_only_the_newest),
     };
     if (world_start(&argc, &argv, &world) != STATUS_OK) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

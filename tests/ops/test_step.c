@@ -190,7 +190,7 @@ static void give_step(Run *run, int number, bool bad) {
     if (!run->setup.backend->ops->host_memory) /* it has been taken */
         memset(run->images, 0xff, BATCH * SIDE * SIDE * sizeof(float));
     assert_ok(step_reduce(run->step));
-    assert_ok(step_update(run->step));
+    assert_ok(step_update(run->step, NULL));
 }
 
 typedef struct {

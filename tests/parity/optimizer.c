@@ -55,7 +55,7 @@ static Status run_step(Optimizer *optimizer, State *state, Backend *backend,
     TRY(ops->copy_in(backend, values, host_values, sizeof *values));
     TRY(ops->zero(backend, 0, metrics, METRICS * sizeof *metrics));
     TRY(optimizer_judge(optimizer, gradient, metrics, verdict));
-    TRY(optimizer_apply(optimizer, gradient, values, verdict));
+    TRY(optimizer_apply(optimizer, gradient, values, verdict, NULL));
     TRY(ops->copy_out(backend, &told, verdict, sizeof told));
     *norm = told.norm;
     TRY(residence_fetch(state, backend));

@@ -50,8 +50,11 @@ def write_data_set(folder, samples, side=14, classes=4, seed=1):
 
 
 def write_run_file(folder, data_part, **sections):
-    """A run file out of write_data_set's part and flat sections: train={"batch": 20}, ..."""
+    """A run file out of write_data_set's part and flat sections: train={"batch": 20}, ... Saves are in the foreground
+    unless a section says otherwise: then each is of the very step where it falls due, and the calls of a launch are
+    the same every time."""
     path = os.path.join(folder, "run.yaml")
+    sections["checkpoint"] = {"background": "false", **sections.get("checkpoint", {})}
     with open(path, "w") as file:
         file.write(data_part)
         file.writelines("  %s: %s\n" % pair for pair in sections.pop("data", {}).items())
