@@ -135,11 +135,24 @@ static Status check_schedule(const Check *check) {
     return STATUS_OK;
 }
 
+static Status check_checkpoint(const Check *check) {
+    const Config *c = check->config;
+    bool automatic = is(c->checkpoint.interval, "auto");
+    REFUSE_IF(automatic && c->checkpoint.every_minutes > 0, "checkpoint.every_minutes",
+              "0, since checkpoint.interval is auto",
+              "one clock is enough: checkpoint.interval_max bounds what auto chooses");
+    REFUSE_IF(automatic && c->checkpoint.interval_max < c->checkpoint.interval_min,
+              "checkpoint.interval_max", "at least checkpoint.interval_min",
+              "raise checkpoint.interval_max or lower checkpoint.interval_min");
+    return STATUS_OK;
+}
+
 Status config_check(const Config *config, const char *file, const Origin *origins) {
     const Check check = {config, file, origins};
     TRY(check_run(&check));
     TRY(check_model(&check));
     TRY(check_data(&check));
     TRY(check_optimizer(&check));
-    return check_schedule(&check);
+    TRY(check_schedule(&check));
+    return check_checkpoint(&check);
 }

@@ -21,6 +21,7 @@ static const char *const compressions[] = {"none",   "zlib:1", "zlib:2", "zlib:3
                                            "zlib:4", "zlib:5", "zlib:6", "zlib:7",
                                            "zlib:8", "zlib:9", NULL};
 static const char *const memories[] = {"auto", "spare", "overlap", NULL};
+static const char *const intervals[] = {"none", "auto", NULL};
 static const char *const metrics[] = {"none", "accuracy", "loss", NULL};
 static const char *const modes[] = {"auto", "max", "min", NULL};
 static const char *const progresses[] = {"auto", "live", "plain", "none", NULL};
@@ -89,6 +90,11 @@ static const ConfigKey keys[] = {
 
     {"checkpoint.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.every_steps), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "save each so many steps; 0: not by steps"},
     {"checkpoint.every_epoch", KEY_TRUTH, SCOPE_FREE, WHERE(checkpoint.every_epoch), NO_RANGE, "true", NULL, "save at each epoch's end"},
+    {"checkpoint.on_better", KEY_TRUTH, SCOPE_FREE, WHERE(checkpoint.on_better), NO_RANGE, "false", NULL, "save when an evaluation finds the highest accuracy so far"},
+    {"checkpoint.every_minutes", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.every_minutes), 0, 1e6, RANGE_CLOSED, "0", NULL, "save so many minutes after the save before; 0: not by the clock"},
+    {"checkpoint.interval", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.interval), NO_RANGE, "none", intervals, "auto: save as often as pays, from what saves cost, recovery takes, and how often this run failed"},
+    {"checkpoint.interval_min", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.interval_min), 0, 1e6, RANGE_CLOSED, "10", NULL, "interval: auto, seconds between two saves at least"},
+    {"checkpoint.interval_max", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.interval_max), 0, 1e6, RANGE_CLOSED, "1800", NULL, "interval: auto, seconds between two saves at most"},
     {"checkpoint.keep_last", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.keep_last), 1, 1e6, RANGE_CLOSED, "3", NULL, "newest checkpoints that stay"},
     {"checkpoint.keep_every", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.keep_every), 0, MAX_STEPS, RANGE_CLOSED, "0", NULL, "checkpoints of steps that are multiples of it stay for ever; 0: none"},
     {"checkpoint.keep_best.metric", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.keep_best.metric), NO_RANGE, "none", metrics, "the checkpoint with the best value of it stays"},
@@ -104,6 +110,8 @@ static const ConfigKey keys[] = {
     {"log.progress", KEY_CHOICE, SCOPE_FREE, WHERE(log.progress), NO_RANGE, "auto", progresses, "live: one moving line; plain: lines for a log file"},
 
     {"fault.hang_timeout", KEY_NUMBER, SCOPE_FREE, WHERE(fault.hang_timeout), 0, 1e6, RANGE_CLOSED, "600", NULL, "cuda: seconds without an answer of the device or a rank that end the launch; 0: none do"},
+    {"fault.stop_after", KEY_NUMBER, SCOPE_FREE, WHERE(fault.stop_after), 0, 1e9, RANGE_CLOSED, "0", NULL, "seconds that a launch has: it stops early enough to save and exits with 75; 0: no limit. SLURM_JOB_END_TIME limits it, too"},
+    {"fault.end_margin", KEY_NUMBER, SCOPE_FREE, WHERE(fault.end_margin), 0, 1e6, RANGE_CLOSED, "10", NULL, "seconds to be left when a launch ends before its time does"},
 
     {"resume", KEY_TEXT, SCOPE_FREE, WHERE(resume), NO_RANGE, "auto", NULL, "auto, none, must, or a checkpoint's path or s3:// address"},
 };

@@ -1,6 +1,8 @@
 /* What happens between two steps: evaluate, update the best, save. */
 #include "src/train/trainer_parts.h"
 
+#include "src/train/due.h"
+
 #include "src/core/clock.h"
 #include "src/core/fault.h"
 #include "src/core/log.h"
@@ -8,9 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define REASON_INTERVAL "interval"
-#define REASON_ASKED    "asked for"
 
 bool boundary_evaluation_is_due(const Trainer *self) {
     const Scalars *at = &self->base.scalars;
@@ -22,20 +21,21 @@ bool boundary_evaluation_is_due(const Trainer *self) {
     return every > 0 ? *at->step % every == 0 : *at->position == 0;
 }
 
-static Status evaluate(Trainer *self, uint32_t *bits) {
+static Status evaluate(Trainer *self, uint32_t *bits, bool *better) {
     Scalars *at = &self->base.scalars;
     Evaluation evaluation;
     uint32_t asked = 0;
     bool stopped;
     double begin = clock_seconds();
     TRY(evaluator_run(self->evaluator, &self->requests, &asked, &stopped, &evaluation));
+    self->spent.evaluating += clock_seconds() - begin;
     *bits |= asked;
     if (stopped) return STATUS_OK; /* evaluated_step stays behind: the resume repeats it */
     *at->evaluated_step = *at->step;
     *at->evaluated_loss = evaluation.loss;
     *at->evaluated_accuracy = evaluation.accuracy;
-    bool better = *at->best_step < 0 || evaluation.accuracy > *at->best_accuracy;
-    if (better) {
+    *better = *at->best_step < 0 || evaluation.accuracy > *at->best_accuracy;
+    if (*better) {
         *at->best_accuracy = evaluation.accuracy;
         *at->best_step = *at->step;
     }
@@ -44,7 +44,7 @@ static Status evaluate(Trainer *self, uint32_t *bits) {
           "%.2f s)%s",
           (long long)*at->step, evaluation.loss, evaluation.accuracy, evaluation.top5,
           (long long)evaluation.samples, clock_seconds() - begin,
-          better ? ", the best so far" : "");
+          *better ? ", the best so far" : "");
     trainer_note(journal_metric, self->journal,
                  json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I}", "kind", "evaluation",
                            "step", (json_int_t)*at->step, "epoch", (json_int_t)*at->epoch,
@@ -75,80 +75,72 @@ void boundary_report_mirror(Trainer *self) {
                   event.name, ++self->mirror_failures,
                   event.off ? " without the mirror" : "", event.failure.what,
                   event.failure.fix);
-        trainer_note(journal_event, self->journal,
-                     json_pack("{s:s, s:I, s:s, s:b, s:I, s:f}", "event", "mirror", "step",
-                               (json_int_t)event.step, "file", event.name, "ok", good,
-                               "bytes", (json_int_t)event.bytes, "seconds", event.seconds));
+        ledger_note_mirror(self, &event);
     }
 }
 
 void boundary_finish_mirror(Trainer *self) {
     if (self->mirror == NULL) return;
-    bool whole = mirror_finish(self->mirror, self->base.config->checkpoint.mirror_patience);
+    double patience = timetable_left(&self->timetable, clock_seconds(),
+                                     self->base.config->checkpoint.mirror_patience);
+    bool whole = mirror_finish(self->mirror, patience);
     boundary_report_mirror(self);
     if (!whole)
         LOG_W(
             "the mirror has not got the last checkpoint in %g s; rekindle checkpoints copy "
             "%s %s goes on with it",
-            self->base.config->checkpoint.mirror_patience, self->base.config->run.dir,
-            self->base.config->checkpoint.mirror);
+            patience, self->base.config->run.dir, self->base.config->checkpoint.mirror);
     MirrorCounts counts = mirror_counts(self->mirror);
     LOG_I("mirror: %d sent, %d failed, %d passed over for newer ones", counts.sent,
           counts.failed, counts.replaced);
 }
 
-/* Why a save is due here; NULL when none is. */
-static const char *save_reason(const Trainer *self, uint32_t bits) {
+/* What this boundary knows, before or after its evaluation. */
+static DueState due_state(const Trainer *self, uint32_t bits, bool evaluated, bool better) {
     const Scalars *at = &self->base.scalars;
-    const Config *config = self->base.config;
-    if (*at->step == self->taken_step)
-        return NULL; /* restored from, or taken, right here */
-    if ((bits & CONTROL_STOP) != 0) return "stop";
-    if ((bits & CONTROL_SAVE) != 0) return REASON_ASKED;
-    if (*at->step == *at->total_steps) return "end";
-    if (*at->position == 0 && *at->step > 0 && config->checkpoint.every_epoch)
-        return "epoch";
-    int64_t every = config->checkpoint.every_steps;
-    if (every > 0 && *at->step > 0 && *at->step % every == 0) return REASON_INTERVAL;
-    return saving_is_busy(self) ? NULL : self->deferred;
-}
-
-/* A save for the time's sake serves as well a few steps later. The others are of this very state. */
-static bool may_be_later(const char *why) {
-    return strcmp(why, REASON_INTERVAL) == 0 || strcmp(why, REASON_ASKED) == 0;
+    return (DueState){.step = *at->step,
+                      .position = *at->position,
+                      .total_steps = *at->total_steps,
+                      .taken_step = self->taken_step,
+                      .bits = bits,
+                      .first = self->launch_steps == 0,
+                      .evaluated = evaluated,
+                      .better = better,
+                      .busy = saving_is_busy(self),
+                      .deferred = self->deferred};
 }
 
 /* One is in flight: this one waits for it without holding up the training. */
 static void defer(Trainer *self, const char *why) {
     self->deferred = why;
     self->deferrals++;
+    self->spent.deferred++;
     LOG_D("the save of step %lld (%s) waits for the one in flight",
           (long long)*self->base.scalars.step, why);
 }
 
 bool boundary_is_due(const Trainer *self, uint32_t bits) {
+    const DueState at = due_state(self, bits, false, false);
     return (bits & CONTROL_STOP) != 0 || boundary_evaluation_is_due(self) ||
-           save_reason(self, bits) != NULL;
+           due_decide(self->base.config, &at).why != NULL;
 }
 
 Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
     const Scalars *at = &self->base.scalars;
-    bool evaluated = false;
+    bool evaluated = false, better = false;
     boundary_report_mirror(self);
     if (boundary_evaluation_is_due(self) && (bits & CONTROL_STOP) == 0) {
-        TRY(evaluate(self, &bits));
+        TRY(evaluate(self, &bits, &better));
         evaluated = *at->evaluated_step == *at->step;
     }
-    /* the file of this very step, if there is one, is from before the evaluation */
-    if (evaluated && self->taken_step == *at->step) self->taken_step = -1;
-    const char *why = save_reason(self, bits);
-    /* repeated after a restore: only with this does the launch own a file of its restore point */
-    if (why == NULL && evaluated && self->launch_steps == 0) why = "evaluation";
+    const DueState state = due_state(self, bits, evaluated, better);
+    Due due = due_decide(self->base.config, &state);
     bool last = (bits & CONTROL_STOP) != 0 || *at->step == *at->total_steps;
-    if (why != NULL && saving_is_busy(self) && !last && !evaluated && may_be_later(why))
-        defer(self, why);
-    else if (why != NULL)
-        TRY(saving_begin(self, why, last));
+    if (due.why != NULL && due.later)
+        defer(self, due.why);
+    else if (due.why != NULL)
+        TRY(saving_begin(self, due.why, last));
     *stopped = (bits & CONTROL_STOP) != 0;
+    self->out_of_time = (bits & CONTROL_TIME_LIMIT) != 0;
     return STATUS_OK;
 }

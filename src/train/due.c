@@ -4,12 +4,6 @@
 #include "src/collective.h"
 
 #include <stddef.h>
-#include <string.h>
-
-bool due_by_clock(const Config *config) {
-    return config->checkpoint.every_minutes > 0 ||
-           strcmp(config->checkpoint.interval, "auto") == 0;
-}
 
 /* Of exactly this state. */
 static const char *pressing_reason(const Config *config, const DueState *at) {

@@ -30,6 +30,3 @@ typedef struct {
  * for a save in flight. What is due because time has passed (steps, minutes, a request) is served as well by
  * a state a few steps later, so it never holds training up. */
 Due due_decide(const Config *config, const DueState *at);
-
-/* Whether rank 0's clock asks for saves: CONTROL_DUE means something. */
-bool due_by_clock(const Config *config);

@@ -113,7 +113,7 @@ static Status fail_read(void) {
 static Status read_tail(int fd, History *out) {
     struct stat about;
     if (fstat(fd, &about) != 0) return fail_read();
-    if (!S_ISREG(about.st_mode) || about.st_size == 0) return STATUS_OK;
+    if (about.st_size == 0) return STATUS_OK;
     size_t size = (size_t)about.st_size < tail_bytes ? (size_t)about.st_size : tail_bytes;
     long long offset = (long long)about.st_size - (long long)size;
     char *bytes = malloc(size);
@@ -134,16 +134,18 @@ static Status read_tail(int fd, History *out) {
 
 Status history_read(const char *run_dir, History *out) {
     *out = (History){.stall = -1, .longest_save = -1};
-    int directory = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fd = directory < 0 ? -1
-                           : openat(directory, "ledger.jsonl",
-                                    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int directory = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
     Status status = STATUS_OK;
-    if (fd >= 0)
-        status = read_tail(fd, out);
+    if (directory < 0)
+        status = errno == ENOENT ? STATUS_OK : fail_read();
+    else if (faccessat(directory, "ledger.jsonl", F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        status = file_open(directory, "ledger.jsonl", O_RDONLY, &fd);
     else if (errno != ENOENT)
         status = fail_read();
-    if (fd >= 0) close(fd);
+    if (fd >= 0) {
+        status = read_tail(fd, out);
+        close(fd);
+    }
     if (directory >= 0) close(directory);
     return status;
 }

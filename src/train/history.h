@@ -14,7 +14,7 @@ typedef struct {
         longest_save; /* seconds until durable, longest of the newest ones; -1: unknown */
 } History;
 
-/* Reads the newest lines of ledger.jsonl in run_dir: at most a mebibyte. A file that is not there, or is no
- * file, tells nothing. Ranks: local
- * Errors: STATUS_IO, STATUS_MEMORY; *out tells nothing then */
+/* Reads the newest lines of ledger.jsonl in run_dir: at most a mebibyte. A file that is not there tells
+ * nothing. Ranks: local
+ * Errors: STATUS_IO, STATUS_MEMORY, STATUS_USAGE for a link, a pipe …; *out tells nothing then */
 Status history_read(const char *run_dir, History *out);

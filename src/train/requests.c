@@ -10,6 +10,8 @@ uint32_t requests_take(Requests *requests) {
     uint32_t bits = requests->take();
     if (requests->saved_at > 0 && clock_seconds() - requests->saved_at < SAVES_APART_S)
         bits &= ~(uint32_t)CONTROL_SAVE;
+    if (requests->timetable != NULL)
+        bits |= timetable_look(requests->timetable, clock_seconds());
     return bits;
 }
 

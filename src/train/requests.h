@@ -1,13 +1,16 @@
-/* What signals ask of this rank, on its way into the control word. A launcher passes one SIGUSR2 on to
+/* What signals and rank 0's clock ask of this rank, on its way into the control word. A launcher passes one SIGUSR2 on to
  * every rank, and they may hear of it a step apart: that is still one request to save. */
 #pragma once
+
+#include "src/train/timetable.h"
 
 #include <stdint.h>
 
 typedef struct {
     uint32_t (*take)(
         void); /* gives and clears the control bits that signals have set in this process */
-    double saved_at; /* when a rank last asked for a save; 0: never */
+    Timetable *timetable; /* rank 0's, while it trains; NULL: none */
+    double saved_at;      /* when a rank last asked for a save; 0: never */
 } Requests;
 
 /* This rank's share of the next control word. Ranks: local */

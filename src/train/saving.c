@@ -70,19 +70,15 @@ static void tell(Trainer *self, const SaverEvent *event) {
     if (self->saving.waiting_since > 0)
         self->saving.stall += clock_seconds() - self->saving.waiting_since;
     self->saving.waiting_since = 0;
+    bool good = event->status == STATUS_OK;
+    double cost =
+        timetable_ended_save(&self->timetable, clock_seconds(), self->saving.stall, good);
+    ledger_note_save(self, event, cost);
     if (!trainer_is_first(self)) return;
     const char *why = self->saving.why;
-    bool good = event->status == STATUS_OK;
     if (good)
         LOG_I("saved step %lld (%s): %s, %.1f MiB in %.2f s", (long long)event->step, why,
               event->name, (double)event->bytes / 1048576.0, event->seconds);
-    trainer_note(journal_event, self->journal,
-                 json_pack("{s:s, s:I, s:b, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:i}",
-                           "event", "save", "step", (json_int_t)event->step, "ok", good,
-                           "file", event->name, "why", why, "bytes",
-                           (json_int_t)event->bytes, "seconds", event->seconds, "persist",
-                           event->persist, "commit", event->commit, "stall",
-                           self->saving.stall, "deferred", self->saving.deferrals));
     if (good) mirror_offer(self->mirror, event->name);
 }
 
@@ -176,13 +172,16 @@ static Status save_behind(Trainer *self, double start) {
     self->saving.waiting_since = 0;
     TRY(take(self));
     TRY(hand_over(self));
-    self->saving.stall = clock_seconds() - start;
+    double now = clock_seconds();
+    self->saving.stall = now - start;
+    timetable_began_save(&self->timetable, start, now);
     return STATUS_OK;
 }
 
 static Status save_now(Trainer *self, double start, SaverEvent *event) {
     self->saving.waiting_since = start;
     self->saving.stall = 0;
+    timetable_began_save(&self->timetable, start, start);
     TRY(take(self));
     return finish(self, event);
 }

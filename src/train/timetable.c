@@ -13,6 +13,14 @@ static const double gap_fades = 0.9;   /* of what two looks may lie apart, each 
 static const double step_weighs = 1.0 / 16;
 static const double slow_disk = 1e8; /* bytes a second, where no save was measured yet */
 
+static double smaller(double a, double b) {
+    return a < b ? a : b;
+}
+
+static double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
 double timetable_end(const Config *config, double started, const char *job_end,
                      double unix_now) {
     double ends =
@@ -29,11 +37,11 @@ double timetable_end(const Config *config, double started, const char *job_end,
               (long long)at);
         return ends;
     }
-    return fmin(ends, started + left);
+    return smaller(ends, started + left);
 }
 
-void timetable_open(Timetable *self, const Config *config, double started, double ends,
-                    const Interval *interval) {
+void timetable_open(Timetable *self, const Config *config, double started, double now,
+                    double ends, const Interval *interval) {
     double earlier = interval->history.longest_save;
     *self =
         (Timetable){.started = started,
@@ -43,7 +51,7 @@ void timetable_open(Timetable *self, const Config *config, double started, doubl
                     .automatic = strcmp(config->checkpoint.interval, "auto") == 0,
                     .interval = *interval,
                     .longest_save = earlier >= 0 ? earlier : interval->bytes / slow_disk,
-                    .counted_from = started,
+                    .counted_from = now,
                     .looked = -1};
 }
 
@@ -53,25 +61,24 @@ double timetable_period(const Timetable *self, double now) {
 }
 
 double timetable_left(const Timetable *self, double now, double wish) {
-    return fmax(0, fmin(wish, self->ends - self->margin - now));
+    return larger(0, smaller(wish, self->ends - self->margin - now));
 }
 
 /* Who does not stop now can stop a look later, acts on it a step after that, finishes the save in flight,
  * and saves then. */
-static bool must_stop(const Timetable *self, double now) {
+double timetable_reserve(const Timetable *self) {
     double save = save_safety * self->longest_save;
-    double needed = 2 * self->gap + (self->save.flies ? 2 * save : save) + self->margin;
-    return now + needed >= self->ends;
+    return 2 * self->gap + (self->save.flies ? 2 * save : save) + self->margin;
 }
 
 static void measure_gap(Timetable *self, double now) {
-    if (self->looked >= 0) self->gap = fmax(now - self->looked, gap_fades * self->gap);
+    if (self->looked >= 0) self->gap = larger(now - self->looked, gap_fades * self->gap);
     self->looked = now;
 }
 
 uint32_t timetable_look(Timetable *self, double now) {
     measure_gap(self, now);
-    if (!self->stopping && must_stop(self, now)) {
+    if (!self->stopping && now + timetable_reserve(self) >= self->ends) {
         self->stopping = true;
         return CONTROL_STOP | CONTROL_TIME_LIMIT;
     }
@@ -86,7 +93,7 @@ void timetable_saw_step(Timetable *self, double seconds) {
     if (self->save.flies) {
         if (self->step > 0) self->save.slower += seconds - self->step;
     } else if (self->step > 0) { /* one that was held up tells little of the others */
-        self->step += step_weighs * (fmin(seconds, 2 * self->step) - self->step);
+        self->step += step_weighs * (smaller(seconds, 2 * self->step) - self->step);
     } else {
         self->step = seconds;
     }
@@ -100,14 +107,14 @@ void timetable_began_save(Timetable *self, double begun, double now) {
     self->counted_from = begun;
 }
 
-double timetable_ended_save(Timetable *self, double now, bool durable) {
-    if (!self->save.flies) return 0;
-    double cost = self->save.stall + fmax(0, self->save.slower);
+double timetable_ended_save(Timetable *self, double now, double waited, bool durable) {
+    if (!self->save.flies) return waited;
+    double cost = larger(waited, self->save.stall + larger(0, self->save.slower));
     double took = now - self->save.begun;
     self->save.flies = false;
     if (!durable) return cost;
     bool first = self->interval.saves == 0;
-    self->longest_save = first ? took : fmax(self->longest_save, took);
+    self->longest_save = first ? took : larger(self->longest_save, took);
     interval_saw_save(&self->interval, cost, took);
     return cost;
 }

@@ -36,13 +36,17 @@ typedef struct {
 double timetable_end(const Config *config, double started, const char *job_end,
                      double unix_now);
 
-/* `interval` also tells what saves took in earlier launches; without any, the first is expected to be slow. */
-void timetable_open(Timetable *self, const Config *config, double started, double ends,
-                    const Interval *interval);
+/* `started`: when the launch began; saves are counted from `now`. `interval` also tells what saves took in earlier launches; without any, the first is expected to be slow. */
+void timetable_open(Timetable *self, const Config *config, double started, double now,
+                    double ends, const Interval *interval);
 
 /* What the clock asks for now: CONTROL_DUE, or CONTROL_STOP with CONTROL_TIME_LIMIT. Once a step, and once
  * a batch of an evaluation; what it says is heard by all. */
 uint32_t timetable_look(Timetable *self, double now);
+
+/* How long before its end the launch stops: time for two steps, its last save, the one in flight and the
+ * margin. */
+double timetable_reserve(const Timetable *self);
 
 /* A step has been trained in so many seconds, without what happens between two steps. */
 void timetable_saw_step(Timetable *self, double seconds);
@@ -50,9 +54,10 @@ void timetable_saw_step(Timetable *self, double seconds);
 /* A save was begun at `begun`, and its boundary is passed at `now`. */
 void timetable_began_save(Timetable *self, double begun, double now);
 
-/* It ended, durable or not. Gives what it cost training: the boundary's stall, and how much slower the steps
- * were meanwhile. */
-double timetable_ended_save(Timetable *self, double now, bool durable);
+/* It ended, durable or not, and training has waited for it so long, as far as that was seen. Gives what it
+ * cost training: that, or the boundary's stall and what the steps meanwhile took more than usual, whichever is
+ * more. */
+double timetable_ended_save(Timetable *self, double now, double waited, bool durable);
 
 /* The seconds between two saves that hold now; 0: none by the clock. */
 double timetable_period(const Timetable *self, double now);

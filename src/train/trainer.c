@@ -155,7 +155,9 @@ static Status run(Trainer *self) {
         fault_set_step(*at->step + 1);
         log_set_step(*at->step + 1);
         uint32_t bits;
+        double begin = clock_seconds();
         TRY(run_step(self, &bits));
+        timetable_saw_step(&self->timetable, clock_seconds() - begin);
         TRY(boundary_pass(self, bits, &stopped));
     }
     bool complete = *at->step == *at->total_steps && !boundary_evaluation_is_due(self);
@@ -197,22 +199,26 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
         return status;
     }
     self->requests.take = take_bits;
+    self->opened = clock_seconds();
     status = setup_open(config, collective, false, &self->base);
+    self->set_up = clock_seconds();
     if (status == STATUS_OK) status = trainer_start(self);
     if (status == STATUS_OK) status = run(self);
-    if (status == STATUS_COMM) return status; /* nothing but an abort may follow */
-    status = end_saving(self, status);
+    if (status != STATUS_COMM) status = end_saving(self, status);
+    self->ended = clock_seconds();
     if (status == STATUS_OK || status == STATUS_STOPPED) {
         Status filled = fill_outcome(self, outcome);
         if (filled != STATUS_OK) status = filled;
         boundary_finish_mirror(self);
     }
-    if (status == STATUS_COMM) return status;
+    ledger_note_end(self, status);
+    if (status == STATUS_COMM) return status; /* nothing but an abort may follow */
     if (status == STATUS_STOPPED)
         FAIL(STATUS_STOPPED, "launch the same command again to go on",
-             "stopped at step %lld of %lld with the state saved%s",
+             "stopped at step %lld of %lld with the state saved%s%s",
              (long long)outcome->step, (long long)outcome->total_steps,
-             boundary_evaluation_is_due(self) ? ", its evaluation pending" : "");
+             boundary_evaluation_is_due(self) ? ", its evaluation pending" : "",
+             self->out_of_time ? ", since this launch's time ends" : "");
     trainer_stop(self);
     free(self);
     return status;

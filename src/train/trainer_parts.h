@@ -1,5 +1,5 @@
 /* What the files of the trainer share: trainer_start.c opens a launch, trainer.c steps, boundary.c evaluates and
- * decides what is saved, saving.c saves. Nobody else includes this. */
+ * decides what is saved, saving.c saves, ledger.c tells what it cost. Nobody else includes this. */
 #pragma once
 
 #include "src/checkpoint/mirror.h"
@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
     Setup base;
     Requests requests;
+    Timetable timetable; /* rank 0's counts */
     Horizon horizon;
     Owner owner; /* rank 0 */
     bool owned;
@@ -58,7 +59,15 @@ typedef struct {
         taken_step; /* of which a snapshot was taken last, or that was restored; -1: none */
     int64_t saved_step; /* the newest that is durable; -1: none */
     char saved_name[64];
-    double started; /* clock_seconds() at the first step */
+    bool out_of_time; /* the stop is for the time limit */
+    double opened;    /* clock_seconds() when the launch began, */
+    double set_up;    /* … when its setup was there, */
+    double started;   /* … at the first step, */
+    double ended;     /* … and behind the last one */
+    struct {
+        double evaluating, stall, cost; /* seconds; of saves: waited for, and lost in all */
+        int saves, failed, deferred;
+    } spent; /* by this launch */
 } Trainer;
 
 static inline bool trainer_is_first(const Trainer *self) {
@@ -111,6 +120,18 @@ Arena *saving_target(Trainer *self);
 bool saving_is_busy(const Trainer *self);
 
 Status saving_finish(Trainer *self); /* waits for it. Collective */
+
+/* ---- ledger.c: the lines of ledger.jsonl. Local; nothing happens on other ranks than rank 0 */
+
+/* This launch as an object: an element of the lineage. NULL: no memory. Memory: the caller's */
+json_t *ledger_describe_launch(const Trainer *self, int64_t generation);
+
+void ledger_note_start(Trainer *self); /* the launch, and its restore */
+void ledger_note_save(Trainer *self, const SaverEvent *event, double cost);
+void ledger_note_mirror(Trainer *self, const MirrorEvent *event);
+
+/* How the launch ends: `status` is the outcome of train_run so far. */
+void ledger_note_end(Trainer *self, Status status);
 
 /* Tells what the mirror has done since the last call; nothing waits for it. Local */
 void boundary_report_mirror(Trainer *self);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,24 +48,11 @@ static void start_fresh(Trainer *self) {
     graph_initialise(self->base.graph, config->run.seed);
 }
 
-/* This launch as an element of the lineage. */
-static json_t *launch_object(const Trainer *self, int64_t generation) {
-    const Setup *base = &self->base;
-    char time_text[CLOCK_UTC_TEXT];
-    clock_utc(time_text);
-    return json_pack("{s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s}", "generation",
-                     (json_int_t)generation, "ranks", base->collective->size, "hosts",
-                     base->collective->hosts, "device_kind", base->backend->kind,
-                     "restored_from", base->restored.name, "restored_step",
-                     (json_int_t)base->restored.block.step, "started_at", time_text,
-                     "version", REKINDLE_VERSION);
-}
-
 static Status make_texts(Trainer *self, int64_t generation) {
     const RestoreResult *restored = &self->base.restored;
     TRY(config_to_yaml(self->base.config, &self->config_yaml));
     TRY(lineage_open(restored->restored ? restored->lineage : NULL, restored->name,
-                     launch_object(self, generation), &self->lineage));
+                     ledger_describe_launch(self, generation), &self->lineage));
     self->text = (CheckpointText){.identity = self->base.identity,
                                   .config = self->config_yaml,
                                   .lineage = lineage_text(self->lineage)};
@@ -197,6 +185,43 @@ static void print_saving(const Trainer *self) {
             "step waits until it is read");
 }
 
+/* Rank 0's clock. The other ranks' asks for nothing and is not asked. */
+static void open_timetable(Trainer *self) {
+    const Config *config = self->base.config;
+    double bytes = 0, now = clock_seconds();
+    for (int i = 0; i < ARENA_COUNT; i++)
+        bytes += (double)self->base.state->arenas[i].bytes;
+    History history;
+    if (history_read(config->run.dir, &history) != STATUS_OK)
+        LOG_W("%s: nothing is known of earlier launches", status_failure()->what);
+    Interval interval;
+    interval_open(&interval, config->checkpoint.interval_min,
+                  config->checkpoint.interval_max, &history, bytes, now - self->opened);
+    double ends = timetable_end(config, self->opened, getenv("SLURM_JOB_END_TIME"),
+                                clock_unix() - (now - self->opened));
+    timetable_open(&self->timetable, config, self->opened, now, ends, &interval);
+    self->requests.timetable = &self->timetable;
+}
+
+static void print_clock(const Timetable *clock) {
+    double now = clock_seconds(), left = clock->ends - now;
+    const Interval *interval = &clock->interval;
+    if (clock->automatic)
+        LOG_I("saves about each %.3g s: one costs %.3g s, a recovery %.3g s, and earlier "
+              "launches failed %d times in %.3g h",
+              timetable_period(clock, now), interval->stall, interval->recovery,
+              interval->history.failures, interval->history.exposure / 3600);
+    if (!isfinite(left)) return;
+    double reserve = timetable_reserve(clock);
+    if (left > reserve)
+        LOG_I("this launch's time ends in %.1f s: it stops some %.1f s before, to save",
+              left, reserve);
+    else
+        LOG_W("this launch's time ends in %.1f s, and %.1f s are kept to save and leave "
+              "(fault.end_margin): it stops after one step",
+              left, reserve);
+}
+
 static void print_start(const Trainer *self) {
     const Setup *base = &self->base;
     const Config *config = base->config;
@@ -217,6 +242,7 @@ static void print_start(const Trainer *self) {
     LOG_I("state %.1f MiB; run directory %s, generation %lld", state_mib, config->run.dir,
           (long long)self->owner.generation);
     print_saving(self);
+    print_clock(&self->timetable);
     if (self->mirror != NULL) LOG_I("mirrored to %s", config->checkpoint.mirror);
     int64_t smallest = config->train.batch / config->train.shards;
     if (model_has_batch_norm(base->graph) && smallest < 16)
@@ -254,16 +280,9 @@ Status trainer_start(Trainer *self) {
         base->restored.restored && !elsewhere ? base->restored.block.step : -1;
     self->taken_step = self->saved_step;
     if (!trainer_is_first(self)) return STATUS_OK;
+    open_timetable(self);
     print_start(self);
-    trainer_note(journal_event, self->journal,
-                 json_pack("{s:s, s:I, s:o}", "event", "launch", "step",
-                           (json_int_t)*base->scalars.step, "launch",
-                           launch_object(self, self->owner.generation)));
-    if (base->restored.restored)
-        trainer_note(journal_event, self->journal,
-                     json_pack("{s:s, s:I, s:s, s:f}", "event", "restore", "step",
-                               (json_int_t)base->restored.block.step, "file",
-                               base->restored.name, "seconds", base->restored.seconds));
+    ledger_note_start(self);
     return STATUS_OK;
 }
 

@@ -9,6 +9,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import ledger  # noqa: E402
 import rekindle  # noqa: E402
 import store_case  # noqa: E402
 from store_case import PREFIX, STEPS  # noqa: E402
@@ -243,6 +244,7 @@ def a_store_that_refuses_is_told(case):
     injected = case.server.fail("PUT", "status", count=1000, code=403, name="AccessDenied")
     costs_nothing(case, [injected], "was not mirrored (failure 1)", "HTTP 403 AccessDenied", "training goes on")
     case.check(case.events("mirror") and not any(one["ok"] for one in case.events("mirror")), "the ledger says so")
+    case.check(not ledger.trouble(case.run_dir)[0], "in lines as they are described", ledger.trouble(case.run_dir))
 
 
 def a_store_that_fails_is_told(case):

@@ -92,16 +92,13 @@ static void a_better_metric_is_saved_where_that_is_wanted(void **unused) {
 static void the_clock_is_heard_through_the_control_word(void **unused) {
     (void)unused;
     Config config = config_of(0, false);
-    assert_false(due_by_clock(&config));
     config.checkpoint.every_minutes = 5;
-    assert_true(due_by_clock(&config));
     DueState at = state_at(7, 40);
     assert_nothing(&config, &at);
     at.bits = CONTROL_DUE;
     assert_now(&config, &at, "minutes");
     config.checkpoint.every_minutes = 0;
     strcpy(config.checkpoint.interval, "auto");
-    assert_true(due_by_clock(&config));
     assert_now(&config, &at, "auto");
 }
 

@@ -146,11 +146,11 @@ static void what_is_not_there_or_no_file_tells_nothing(void **unused) {
     assert_ok(history_read("/no/such/run", &history));
     assert_tells_nothing(&history);
     assert_int_equal(mkfifo(path, 0600), 0);
-    assert_ok(history_read(run.path, &history));
+    assert_fails(history_read(run.path, &history), STATUS_USAGE, "ledger.jsonl");
     assert_tells_nothing(&history);
     unlink(path);
     assert_int_equal(symlink("/dev/zero", path), 0);
-    assert_fails(history_read(run.path, &history), STATUS_IO, "ledger.jsonl");
+    assert_fails(history_read(run.path, &history), STATUS_USAGE, "ledger.jsonl");
     assert_tells_nothing(&history);
     unlink(path);
     begin();

@@ -21,7 +21,7 @@ static Timetable open_at(double started, double ends) {
     Timetable timetable;
     Interval interval;
     interval_open(&interval, 10, 600, &nothing, 1e8, 2);
-    timetable_open(&timetable, &config, started, ends, &interval);
+    timetable_open(&timetable, &config, started, started, ends, &interval);
     return timetable;
 }
 
@@ -43,7 +43,7 @@ static void minutes_are_counted_from_the_last_save_of_any_kind(void **unused) {
     assert_int_equal(timetable_look(&timetable, 1060), CONTROL_DUE);
     assert_int_equal(timetable_look(&timetable, 1061), 0); /* asked for once */
     timetable_began_save(&timetable, 1090, 1091);          /* put off until here */
-    timetable_ended_save(&timetable, 1092, true);
+    timetable_ended_save(&timetable, 1092, 0, true);
     assert_int_equal(timetable_look(&timetable, 1149), 0);
     assert_int_equal(timetable_look(&timetable, 1150), CONTROL_DUE);
     assert_int_equal(timetable_look(&timetable, 1209), 0);
@@ -56,7 +56,7 @@ static void auto_follows_what_saves_cost(void **unused) {
     configure(0, "auto", 10);
     Timetable timetable = open_at(0, INFINITY);
     timetable_began_save(&timetable, 1, 1.5);
-    assert_true(timetable_ended_save(&timetable, 4, true) == 0.5);
+    assert_true(timetable_ended_save(&timetable, 4, 0, true) == 0.5);
     double period = timetable_period(&timetable, 4);
     double known = interval_optimum(0.5, 2, interval_between_failures(&nothing, 4));
     assert_true(fabs(period - known) < 1e-9 && period > 10 && period < 600);
@@ -73,11 +73,14 @@ static void a_save_costs_what_its_steps_took_longer(void **unused) {
     timetable_began_save(&timetable, 100, 100.25);
     for (int i = 0; i < 4; i++)
         timetable_saw_step(&timetable, 1.25);
-    assert_true(timetable_ended_save(&timetable, 106, true) == 1.25);
+    assert_true(timetable_ended_save(&timetable, 106, 0, true) == 1.25);
     timetable_began_save(&timetable, 200, 200.25);
     timetable_saw_step(&timetable, 0.5); /* faster: that is no merit of the save's */
-    assert_true(timetable_ended_save(&timetable, 201, true) == 0.25);
-    assert_true(timetable_ended_save(&timetable, 202, true) == 0); /* none is in flight */
+    assert_true(timetable_ended_save(&timetable, 201, 0, true) == 0.25);
+    assert_true(timetable_ended_save(&timetable, 202, 0, true) ==
+                0); /* none is in flight */
+    timetable_began_save(&timetable, 300, 300.25);
+    assert_true(timetable_ended_save(&timetable, 301, 0.75, true) == 0.75);
 }
 
 static void a_failed_save_teaches_nothing(void **unused) {
@@ -85,7 +88,7 @@ static void a_failed_save_teaches_nothing(void **unused) {
     configure(0, "auto", 10);
     Timetable timetable = open_at(0, INFINITY);
     timetable_began_save(&timetable, 1, 2);
-    timetable_ended_save(&timetable, 500, false);
+    timetable_ended_save(&timetable, 500, 0, false);
     assert_int_equal(timetable.interval.saves, 0);
 }
 
@@ -103,9 +106,9 @@ static void the_last_save_fits_before_the_end(void **unused) {
     configure(0, "none", 10);
     Timetable timetable = open_at(0, 200);
     timetable_began_save(&timetable, 0, 0.5);
-    timetable_ended_save(&timetable, 8, true);
+    timetable_ended_save(&timetable, 8, 0, true);
     timetable_began_save(&timetable, 10, 10.5);
-    timetable_ended_save(&timetable, 14, true);
+    timetable_ended_save(&timetable, 14, 0, true);
     /* 10 s of margin, 1.5 times the longest save, and two steps of one second */
     assert_stops_at(&timetable, 100, 1, 200 - 10 - 12 - 2);
     assert_true(timetable_left(&timetable, 185, 60) == 5);
@@ -117,7 +120,7 @@ static void one_in_flight_must_end_before(void **unused) {
     configure(0, "none", 10);
     Timetable timetable = open_at(0, 200);
     timetable_began_save(&timetable, 0, 0.5);
-    timetable_ended_save(&timetable, 8, true);
+    timetable_ended_save(&timetable, 8, 0, true);
     timetable_began_save(&timetable, 99, 99.5);
     assert_stops_at(&timetable, 100, 1, 200 - 10 - 24 - 2);
 }
@@ -131,7 +134,7 @@ static void before_any_save_a_slow_disk_is_assumed(void **unused) {
     slow.longest_save = 40;
     Interval interval;
     interval_open(&interval, 10, 600, &slow, 1e8, 2);
-    timetable_open(&timetable, &config, 0, 200, &interval);
+    timetable_open(&timetable, &config, 0, 0, 200, &interval);
     assert_stops_at(&timetable, 100, 0.25, 200 - 10 - 60 - 0.5);
 }
 
