@@ -216,3 +216,7 @@ void catalog_close(Catalog *catalog) {
 bool catalog_has_any(const Catalog *catalog) {
     return catalog->count > 0;
 }
+
+bool catalog_is_newer_format(const CatalogItem *item) {
+    return item->verdict == CHECKPOINT_REJECTED && item->code == STATUS_USAGE;
+}

@@ -53,6 +53,10 @@ void catalog_limit(const Catalog *catalog, CatalogItem *item);
 /* True if any checkpoint file exists, valid or not: then a fresh start would hide lost work. */
 bool catalog_has_any(const Catalog *catalog);
 
+/* Rejected only because it was written in a format newer than ours: nothing speaks against the file. Whoever
+ * looks for the newest one must stop there and say so, for what lies behind it is older. */
+bool catalog_is_newer_format(const CatalogItem *item);
+
 /* A failure's text without the file name in front of it. */
 const char *catalog_reason(const char *name, const char *text);
 
@@ -138,6 +142,9 @@ Retention catalog_retention(const Config *config);
 
 /* For `commits`: of an owner who trains nothing and only tidies up. All generations count together. */
 enum { RETENTION_ALONE = -1 };
+
+/* The best one by the retention's metric, of equals the earliest step's; -1: none, or no metric. */
+int catalog_best(const Catalog *catalog, const Retention *retention);
 
 /* Chooses what goes from the point of view of the owner of `generation` (0: of a new one, who goes on from
  * the newest valid file): goes[i] for each item, and of those that stay, why[i] ("best accuracy").

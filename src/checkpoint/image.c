@@ -3,6 +3,7 @@
  * shape is checked as if nothing had been. */
 #include "src/checkpoint/image.h"
 
+#include "src/checkpoint/format.h"
 #include "src/checkpoint/header.h"
 #include "src/checkpoint/plan.h"
 
@@ -75,8 +76,8 @@ static Status take_text(Walk *walk, const Header *header, const Extent *extent,
 static Status take_segments(Walk *walk, const Header *header, const Extent *extent) {
     int64_t expected = plan_segments(walk->block->bytes, walk->block->metadata_bytes);
     /* packed tensors may need fewer rows than were planned: the others are zero */
-    bool enough = walk->block->version < 2 ? extent->shape[0] == expected
-                                           : extent->shape[0] >= expected;
+    bool enough = format_has_packing(walk->block->version) ? extent->shape[0] >= expected
+                                                           : extent->shape[0] == expected;
     if (header->type != HEADER_TYPE_U64 || header->rank != 2 || !enough ||
         extent->shape[1] != 2)
         return refuse(walk, "is not the table that this file's length needs");
@@ -138,7 +139,7 @@ static Status list_chunks(Walk *walk, const Header *header, const ChunkGrid *gri
 
 static Status read_packed(Walk *walk, const Header *header, Extent *extent) {
     enum { LEAST_IN_INDEX = 32 }; /* bytes that an index spends on a chunk */
-    if (walk->block->version < 2 || !header->is_packed)
+    if (!format_has_packing(walk->block->version) || !header->is_packed)
         return refuse(walk, "is not stored contiguously, nor packed as a checkpoint's is");
     uint64_t bytes = header->type_size;
     for (int i = 0; i < TENSOR_RANK_MAX; i++) {

@@ -2,6 +2,7 @@
  * metadata region and the offset of every entry. The same registry and texts give the same bytes. */
 #include "src/checkpoint/plan.h"
 
+#include "src/checkpoint/format.h"
 #include "src/checkpoint/image.h"
 #include "src/checkpoint/plan_packed.h"
 #include "src/checkpoint/scratch.h"
@@ -253,7 +254,7 @@ Status plan_refuse_layout(void) {
 
 /* Our own reader must find what HDF5 placed: told now, not when a restore is due. */
 static Status check_readable(const CheckpointPlan *plan) {
-    UserBlock block = {.version = plan->level > 0 ? 2 : 1,
+    UserBlock block = {.version = format_for_level(plan->level),
                        .bytes = plan->bytes,
                        .metadata_bytes = (int64_t)plan->region_bytes};
     Image image;

@@ -1,6 +1,7 @@
 /* Plans packed entries: HDF5 makes their indexes, the places of their chunks are ours. */
 #include "src/checkpoint/plan_packed.h"
 
+#include "src/checkpoint/format.h"
 #include "src/checkpoint/image.h"
 
 #include <stdlib.h>
@@ -81,8 +82,9 @@ static Status place_packed_entries(const State *state, CheckpointPlan *plan, Ima
 }
 
 Status plan_packed_place(const State *state, CheckpointPlan *plan) {
-    UserBlock block = {
-        .version = 2, .bytes = plan->bytes, .metadata_bytes = (int64_t)plan->region_bytes};
+    UserBlock block = {.version = format_for_level(plan->level),
+                       .bytes = plan->bytes,
+                       .metadata_bytes = (int64_t)plan->region_bytes};
     Image image;
     TRY(image_list_planned(plan->region, &block, "the planned checkpoint", &image));
     Status status = place_packed_entries(state, plan, &image);

@@ -227,6 +227,13 @@ static Status nothing_left_here(Search *search) {
     return status_adopt(&cause);
 }
 
+/* It is the newest, and only another program can read it: an older one would lose what it holds. */
+static Status newer_format(const char *reason) {
+    return FAIL(STATUS_USAGE,
+                "use the newer Rekindle, or name an older checkpoint: --resume PATH", "%s",
+                reason);
+}
+
 /* Looks at the next item of the run directory. *found: it is opened. */
 static Status try_item(Search *search, bool *found) {
     const CatalogItem *item = &search->catalog.items[search->next++];
@@ -245,10 +252,7 @@ static Status try_item(Search *search, bool *found) {
     char reason[sizeof item->reason]; /* a copy: FAIL writes where status_failure reads */
     snprintf(reason, sizeof reason, "%.255s",
              item->verdict == CHECKPOINT_VALID ? status_failure()->what : item->reason);
-    if (opened == STATUS_USAGE)
-        return FAIL(STATUS_USAGE,
-                    "use the newer Rekindle, or name an older checkpoint: --resume PATH",
-                    "%s", reason);
+    if (opened == STATUS_USAGE) return newer_format(reason);
     if (opened == STATUS_MEMORY) return opened;
     search->again = false;
     pass_over(search, item->name, opened, reason);
@@ -256,12 +260,14 @@ static Status try_item(Search *search, bool *found) {
 }
 
 /* The same of what is held; who holds it opens it. */
-static void try_held(Search *search, bool *found) {
+static Status try_held(Search *search, bool *found) {
     const RestoreHeld *held = &search->held.items[search->next_held++];
     const CatalogItem *item = &held->item;
     if (item->verdict == CHECKPOINT_SUPERSEDED) {
         LOG_I("snapshot %s, held by rank %d on %s, does not count: %s", item->name,
               held->rank, held->host, item->reason);
+    } else if (catalog_is_newer_format(item)) {
+        return newer_format(item->reason);
     } else if (item->verdict == CHECKPOINT_REJECTED) {
         search->again = false;
         pass_over_held(held, item->code, item->reason);
@@ -273,6 +279,7 @@ static void try_held(Search *search, bool *found) {
         memcpy(search->pick.folder, held->folder, sizeof search->pick.folder);
         memcpy(search->pick.name, item->name, sizeof search->pick.name);
     }
+    return STATUS_OK;
 }
 
 /* Of a state that is in both places, the file in the run directory comes first. */
@@ -290,7 +297,7 @@ Status search_choose(Search *search) {
     while (!found && (search->next < search->catalog.count ||
                       search->next_held < search->held.count)) {
         if (held_comes_first(search))
-            try_held(search, &found);
+            TRY(try_held(search, &found));
         else
             TRY(try_item(search, &found));
     }

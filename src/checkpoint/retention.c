@@ -116,6 +116,10 @@ static bool has_newer_name(const Catalog *catalog, int index) {
     return false;
 }
 
+int catalog_best(const Catalog *catalog, const Retention *retention) {
+    return find_best(catalog, INT64_MAX, retention);
+}
+
 void catalog_choose(const Catalog *catalog, int64_t generation, const Retention *retention,
                     int commits, bool *goes, const char **why) {
     bool older_go = commits >= COMMITS_BEFORE_OLDER_GO;
@@ -135,6 +139,8 @@ void catalog_choose(const Catalog *catalog, int64_t generation, const Retention 
         goes[i] = false;
         if (item->generation > own_generation) /* owner_check would have told */
             why[i] = "newer";
+        else if (catalog_is_newer_format(item))
+            why[i] = "newer format";
         else if (item->verdict == CHECKPOINT_REJECTED || item->marked)
             why[i] = "evidence";
         else if (item->pinned)

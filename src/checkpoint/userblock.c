@@ -2,6 +2,7 @@
  * whose user block is not right does not exist for readers. */
 #include "src/checkpoint/userblock.h"
 
+#include "src/checkpoint/format.h"
 #include "src/core/file.h"
 #include "src/core/json_reserve.h"
 
@@ -119,7 +120,7 @@ Status userblock_encode(const UserBlock *block, char text[CHECKPOINT_USER_BLOCK]
     put_integer(&writer, "ranks", block->ranks);
     put_text(&writer, "device_kind", block->device_kind);
     put_text(&writer, "writer", block->writer);
-    if (block->version >= 2) {
+    if (format_has_packing(block->version)) {
         put_text(&writer, "compression", block->compression);
         put_integer(&writer, "value_bytes", block->value_bytes);
     }
@@ -207,8 +208,7 @@ static void read_fields(Fields *fields, const char *text, UserBlock *out) {
     out->ranks = (int)get_integer(fields, "ranks", 0, INT_MAX);
     get_text(fields, "device_kind", out->device_kind, sizeof out->device_kind);
     get_text(fields, "writer", out->writer, sizeof out->writer);
-    strcpy(out->compression, "none");
-    if (out->version >= 2) {
+    if (format_has_packing(out->version)) {
         get_text(fields, "compression", out->compression, sizeof out->compression);
         out->value_bytes = get_integer(fields, "value_bytes", 0, INT64_MAX);
     }
@@ -218,6 +218,7 @@ static void read_fields(Fields *fields, const char *text, UserBlock *out) {
         get_integer(fields, "metadata_bytes", SMALLEST_REGION, LARGEST_REGION);
     out->metadata_digest = get_digest(fields, "metadata_digest");
     out->state_digest = get_digest(fields, "state_digest");
+    format_fill_missing(out);
     if (fields->bad == NULL && out->metadata_bytes > out->bytes - CHECKPOINT_USER_BLOCK)
         fields->bad = "metadata_bytes";
 }
@@ -260,7 +261,7 @@ Status userblock_decode(const char text[CHECKPOINT_USER_BLOCK], const char *name
     if (fields.bad != NULL || strcmp(format, FORMAT_NAME) != 0) {
         status = FAIL(STATUS_CORRUPT, fix, "%s: the user block is not a \"%s\" (offset 0)",
                       name, FORMAT_NAME);
-    } else if (version > CHECKPOINT_FORMAT_VERSION) {
+    } else if (!format_is_known(version)) {
         char writer[sizeof out->writer] = "";
         get_text(&fields, "writer", writer, sizeof writer);
         writer[strcspn(writer, ",")] = '\0'; /* "rekindle 0.1.0, hdf5 1.10.8" */

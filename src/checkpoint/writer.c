@@ -6,6 +6,7 @@
 
 #include "src/checkpoint/chunk_index.h"
 #include "src/checkpoint/chunk_line.h"
+#include "src/checkpoint/format.h"
 #include "src/checkpoint/plan.h"
 #include "src/checkpoint/segment_stream.h"
 #include "src/checkpoint/userblock.h"
@@ -265,8 +266,7 @@ Status checkpoint_write_begin(const CheckpointPlan *plan, const State *state, in
 /* The fields that the writer alone knows. */
 static void fill_block(const CheckpointWriting *self, UserBlock *block) {
     const CheckpointPlan *plan = self->plan;
-    /* what needs no newer version stays readable by older programs */
-    block->version = plan->level > 0 ? 2 : 1;
+    block->version = format_for_level(plan->level);
     strcpy(block->compression, "none");
     if (plan->level > 0)
         snprintf(block->compression, sizeof block->compression, "zlib:%d", plan->level);
