@@ -24,153 +24,9 @@ void checkpoints_size(int64_t bytes, char text[32]) {
     snprintf(text, 32, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
 }
 
-static const char *verdict_name(CheckpointVerdict verdict) {
-    static const char *const names[] = {"valid", "damaged", "superseded"};
-    return names[verdict];
-}
-
-/* {"loss":0.31,"accuracy":0.912} → loss 0.31 accuracy 0.912 */
-static void metrics_for_people(const char *metrics, char *out, size_t bytes) {
-    json_t *object = json_loads(metrics, 0, NULL), *value;
-    const char *key;
-    size_t length = 0;
-    out[0] = '\0';
-    json_object_foreach(object, key, value) {
-        if (!json_is_number(value) || length >= bytes) continue;
-        length += (size_t)snprintf(out + length, bytes - length, "%s%s %.5g",
-                                   length > 0 ? " " : "", key, json_number_value(value));
-    }
-    json_decref(object);
-}
-
-/* Values for each byte of the file; 0: not packed. */
-static double ratio_of(const UserBlock *block) {
+double checkpoints_ratio(const UserBlock *block) {
     bool packed = block->value_bytes > 0 && block->bytes > 0;
     return packed ? (double)block->value_bytes / (double)block->bytes : 0;
-}
-
-static json_t *block_json(const char *name, const UserBlock *block) {
-    char state[DIGEST_TEXT], parent[DIGEST_TEXT], metadata[DIGEST_TEXT];
-    digest_print(block->state_digest, state);
-    digest_print(block->parent_digest, parent);
-    digest_print(block->metadata_digest, metadata);
-    json_t *metrics = json_loads(block->metrics, 0, NULL);
-    json_t *json = json_pack(
-        "{s:s, s:i, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:s, s:s, s:i, s:s, s:s, "
-        "s:s, s:s, s:s, s:s}",
-        "file", name, "version", block->version, "run", block->run, "generation",
-        (json_int_t)block->generation, "step", (json_int_t)block->step, "epoch",
-        (json_int_t)block->epoch, "metrics", metrics != NULL ? metrics : json_object(),
-        "bytes", (json_int_t)block->bytes, "metadata_bytes",
-        (json_int_t)block->metadata_bytes, "metadata_digest", metadata, "state_digest",
-        state, "parent", block->parent, "parent_digest", parent, "ranks", block->ranks,
-        "device_kind", block->device_kind, "created_at", block->created_at, "writer",
-        block->writer, "author", block->author, "note", block->note, "compression",
-        block->compression);
-    if (ratio_of(block) > 0) {
-        json_object_set_new(json, "value_bytes", json_integer(block->value_bytes));
-        json_object_set_new(json, "ratio", json_real(ratio_of(block)));
-    }
-    return json;
-}
-
-/* ---- ls */
-
-static json_t *item_json(const CatalogItem *item) {
-    json_t *json =
-        item->verdict == CHECKPOINT_REJECTED
-            ? json_pack("{s:s, s:I, s:I}", "file", item->name, "generation",
-                        (json_int_t)item->generation, "step", (json_int_t)item->step)
-            : block_json(item->name, &item->block);
-    json_object_set_new(json, "verdict", json_string(verdict_name(item->verdict)));
-    json_object_set_new(json, "reason", json_string(item->reason));
-    json_object_set_new(json, "pinned", json_boolean(item->pinned));
-    /* the name's, where a kept file's own block says an older one */
-    json_object_set_new(json, "generation", json_integer(item->generation));
-    return json;
-}
-
-static void print_item(const CatalogItem *item) {
-    char size[32] = "-", ratio[32] = "-", metrics[160] = "", digest[DIGEST_TEXT] = "-";
-    const UserBlock *block = &item->block;
-    if (ratio_of(block) > 0) snprintf(ratio, sizeof ratio, "%.2f", ratio_of(block));
-    if (item->verdict != CHECKPOINT_REJECTED) {
-        checkpoints_size(block->bytes, size);
-        metrics_for_people(block->metrics, metrics, sizeof metrics);
-        digest_print(block->state_digest, digest);
-    }
-    printf("%-28s %10lld %6lld %10s %6s  %-10s  %-12.12s  %s%s%s%s\n", item->name,
-           (long long)item->step, (long long)block->epoch, size, ratio,
-           verdict_name(item->verdict), digest, metrics,
-           metrics[0] != '\0' && item->reason[0] != '\0' ? "; " : "", item->reason,
-           item->pinned ? "; pinned" : "");
-}
-
-static Status list(const CheckpointsArguments *arguments) {
-    Catalog catalog;
-    TRY(checkpoints_catalog(arguments->paths[0], &catalog));
-    if (arguments->json) {
-        json_t *all = json_array();
-        for (int i = 0; i < catalog.count; i++)
-            json_array_append_new(all, item_json(&catalog.items[i]));
-        checkpoints_print_json(all);
-    } else if (catalog.count == 0) {
-        printf("no checkpoints in %s\n", arguments->paths[0]);
-    } else {
-        printf("%-28s %10s %6s %10s %6s  %-10s  %-12s  %s\n", "FILE", "STEP", "EPOCH",
-               "SIZE", "RATIO", "VERDICT", "STATE", "METRICS");
-        for (int i = 0; i < catalog.count; i++)
-            print_item(&catalog.items[i]);
-    }
-    catalog_close(&catalog);
-    return STATUS_OK;
-}
-
-/* ---- show */
-
-static void print_block(const char *name, const UserBlock *block) {
-    char state[DIGEST_TEXT], parent[DIGEST_TEXT], size[32];
-    digest_print(block->state_digest, state);
-    digest_print(block->parent_digest, parent);
-    checkpoints_size(block->bytes, size);
-    printf("file          %s\n", name);
-    printf("run           %s\n", block->run);
-    printf("step          %lld (epoch %lld)\n", (long long)block->step,
-           (long long)block->epoch);
-    printf("metrics       %s\n", block->metrics);
-    printf("state_digest  %s\n", state);
-    printf("size          %s (%lld bytes, %lld of them metadata)\n", size,
-           (long long)block->bytes, (long long)block->metadata_bytes);
-    if (ratio_of(block) > 0)
-        printf("compression   %s (%lld bytes of values, ratio %.2f)\n", block->compression,
-               (long long)block->value_bytes, ratio_of(block));
-    printf("generation    %lld\n", (long long)block->generation);
-    if (block->parent[0] != '\0') printf("parent        %s (%s)\n", block->parent, parent);
-    printf("ranks         %d\n", block->ranks);
-    printf("device_kind   %s\n", block->device_kind);
-    printf("created_at    %s\n", block->created_at);
-    printf("writer        %s (format %d)\n", block->writer, block->version);
-    if (block->author[0] != '\0') printf("author        %s\n", block->author);
-    if (block->note[0] != '\0') printf("note          %s\n", block->note);
-}
-
-static Status show(const CheckpointsArguments *arguments) {
-    ChosenCheckpoint chosen;
-    UserBlock block;
-    Status read;
-    if (store_url_is(arguments->paths[0])) {
-        read = checkpoints_show_stored(arguments->paths[0], chosen.name, &block);
-    } else {
-        TRY(checkpoints_choose(arguments->paths[0], &chosen));
-        read = checkpoint_read_user_block(chosen.directory, chosen.name, &block);
-        checkpoints_release(&chosen);
-    }
-    TRY(checkpoints_damaged(read));
-    if (arguments->json)
-        checkpoints_print_json(block_json(chosen.name, &block));
-    else
-        print_block(chosen.name, &block);
-    return STATUS_OK;
 }
 
 /* ---- verify */
@@ -179,26 +35,32 @@ typedef struct {
     bool as_json;
     json_t *all;
     int checked, bad;
+    int newer; /* of a format that this program cannot read: neither right nor damaged */
 } Verification;
 
+/* code: STATUS_OK, or why the file is not right, which then stands in `bad`. */
 static void note_result(Verification *verification, const char *shown,
-                        const UserBlock *block, const char *bad) {
+                        const UserBlock *block, Status code, const char *bad) {
+    bool newer = code == STATUS_USAGE;
     verification->checked++;
-    verification->bad += bad != NULL;
+    verification->newer += newer;
+    verification->bad += code != STATUS_OK && !newer;
     char digest[DIGEST_TEXT], size[32];
     digest_print(block->state_digest, digest);
     checkpoints_size(block->bytes, size);
     if (verification->as_json) {
-        json_t *one = json_pack("{s:s, s:b}", "file", shown, "ok", bad == NULL);
-        if (bad != NULL) json_object_set_new(one, "reason", json_string(bad));
-        if (bad == NULL) {
+        json_t *one = json_pack("{s:s, s:b}", "file", shown, "ok", code == STATUS_OK);
+        if (code != STATUS_OK) {
+            json_object_set_new(one, "reason", json_string(bad));
+            json_object_set_new(one, "newer", json_boolean(newer));
+        } else {
             json_object_set_new(one, "step", json_integer(block->step));
             json_object_set_new(one, "bytes", json_integer(block->bytes));
             json_object_set_new(one, "state_digest", json_string(digest));
         }
         json_array_append_new(verification->all, one);
-    } else if (bad != NULL) {
-        printf("BAD  %s: %s\n", shown, bad);
+    } else if (code != STATUS_OK) {
+        printf("%s  %s: %s\n", newer ? "NEWER" : "BAD", shown, bad);
     } else {
         printf("ok   %s  step %lld, %s, state %s\n", shown, (long long)block->step, size,
                digest);
@@ -210,8 +72,8 @@ static Status verify_one(Verification *verification, int directory, const char *
     UserBlock block = {0};
     Status status = checkpoint_verify(directory, name, &block);
     if (status == STATUS_MEMORY) return status;
-    note_result(verification, shown, &block,
-                status == STATUS_OK ? NULL : catalog_reason(name, status_failure()->what));
+    note_result(verification, shown, &block, status,
+                status == STATUS_OK ? "" : catalog_reason(name, status_failure()->what));
     return STATUS_OK;
 }
 
@@ -222,7 +84,7 @@ static Status verify_stored(Verification *verification, const ObjectPlace *place
     UserBlock none = {0};
     Status status = checkpoints_download(place, name, &chosen);
     if (status == STATUS_CORRUPT) {
-        note_result(verification, shown, &none, status_failure()->what);
+        note_result(verification, shown, &none, status, status_failure()->what);
         return STATUS_OK;
     }
     TRY(status);
@@ -240,7 +102,7 @@ static Status verify_directory(Verification *verification, const char *path) {
     for (int i = 0; i < catalog.count && status == STATUS_OK; i++) {
         const CatalogItem *item = &catalog.items[i];
         if (item->verdict == CHECKPOINT_REJECTED)
-            note_result(verification, item->name, &item->block, item->reason);
+            note_result(verification, item->name, &item->block, item->code, item->reason);
         else if (place.store != NULL)
             status = verify_stored(verification, &place, item->name, item->name);
         else
@@ -288,7 +150,13 @@ static Status verify(const CheckpointsArguments *arguments, bool *any_bad) {
     else
         json_decref(verification.all);
     if (status == STATUS_OK && !arguments->json)
-        printf("%d checked, %d bad\n", verification.checked, verification.bad);
+        printf("%d checked, %d bad%s\n", verification.checked, verification.bad,
+               verification.newer > 0 ? ", others of a newer format" : "");
+    if (status == STATUS_OK && verification.newer > 0 && verification.bad == 0)
+        status = FAIL(STATUS_USAGE, "use the newer Rekindle that wrote them",
+                      "%d checkpoint(s) cannot be verified: this program reads formats up "
+                      "to %d",
+                      verification.newer, CHECKPOINT_FORMAT_VERSION);
     return status;
 }
 
@@ -300,18 +168,28 @@ static const struct {
     const char *help;
 } parts[] = {
     {"ls", 1, 1,
-     "usage: rekindle checkpoints ls DIR|s3://BUCKET/PREFIX [--json]\n\n"
-     "Lists a run's checkpoints, newest first: step, epoch, size, metrics, and whether "
-     "each\n"
-     "counts. Only the commit records are read; `verify` reads everything.\n"},
+     "usage: rekindle checkpoints ls DIR|RUN.yaml|s3://BUCKET/PREFIX [--json]\n\n"
+     "Lists a run's checkpoints, newest first: step, epoch, size, metrics, whether each\n"
+     "counts, and what is pinned or the best. Where the run is mirrored "
+     "(checkpoint.mirror in\n"
+     "RUN.yaml, or in DIR/config.yaml) the store is listed, too; one that does not answer "
+     "is\n"
+     "told and changes nothing else. Only commit records are read; `verify` reads "
+     "everything.\n"},
     {"show", 1, 1,
      "usage: rekindle checkpoints show FILE|DIR|s3://… [--json]\n\n"
-     "Prints a checkpoint's commit record; of a directory, the newest valid one's.\n"
+     "Prints a checkpoint's commit record and the launches that led to it; of a directory, "
+     "the\n"
+     "newest valid one's.\n"
      "state_digest covers the state's values alone: two runs are bit-equal when it is "
      "equal.\n"},
     {"verify", 1, CHECKPOINTS_PATHS,
-     "usage: rekindle checkpoints verify FILE|DIR|s3://…... [--json]\n\n"
-     "Reads every byte and checks every digest. Exit code 3 if any file is bad.\n"},
+     "usage: rekindle checkpoints verify FILE|DIR|s3://…... [--deep] [--json]\n\n"
+     "Reads every byte, checks every digest, and computes the state's digest anew out of "
+     "the\n"
+     "values: there is nothing deeper, and --deep only says so. Exit code 3 if any file is "
+     "bad,\n"
+     "2 if none is but some are of a format newer than this program reads.\n"},
     {"diff", 2, 2,
      "usage: rekindle checkpoints diff A B [--json]\n\n"
      "Compares two checkpoints (files, or directories: their newest valid ones) entry by\n"
@@ -346,7 +224,7 @@ static const struct {
 enum { PARTS = sizeof parts / sizeof *parts };
 
 static const char help[] =
-    "usage: rekindle checkpoints ls DIR             what is there\n"
+    "usage: rekindle checkpoints ls DIR|RUN.yaml    what is there, and in its mirror\n"
     "       rekindle checkpoints show FILE|DIR      what one says of itself\n"
     "       rekindle checkpoints verify FILE...|DIR whether every byte is right\n"
     "       rekindle checkpoints diff A B           whether two hold the same state\n"
@@ -363,6 +241,8 @@ static Status parse(int argc, char **argv, int part, CheckpointsArguments *out) 
         else if (strcmp(argv[i], "--dry-run") == 0 &&
                  strcmp(parts[part].name, "prune") == 0)
             out->dry_run = true;
+        else if (strcmp(argv[i], "--deep") == 0 && strcmp(parts[part].name, "verify") == 0)
+            continue; /* as it is without */
         else if (argv[i][0] == '-')
             return FAIL(STATUS_USAGE, "--help tells which there are", "no option %s of %s",
                         argv[i], parts[part].name);
@@ -412,9 +292,9 @@ int checkpoints_main(int argc, char **argv) {
     if (status != STATUS_OK) return finish(status, 0);
     switch (parts[part].name[0]) {
     case 'l':
-        return finish(list(&arguments), 0);
+        return finish(checkpoints_list(&arguments), 0);
     case 's':
-        return finish(show(&arguments), 0);
+        return finish(checkpoints_show(&arguments), 0);
     case 'v':
         status = verify(&arguments, &found);
         return finish(status, found ? status_exit_code(STATUS_NO_CHECKPOINT) : 0);

@@ -41,13 +41,28 @@ Status checkpoints_catalog(const char *path, Catalog *out);
  * Memory: *out is the caller's (free). Errors: STATUS_USAGE, also for a link; STATUS_IO, STATUS_MEMORY */
 Status checkpoints_run_config(const char *run_dir, Config **out);
 
+/* What is under an address in a store. options: NULL for the usual patience. */
+Status checkpoints_stored(const char *url, const StoreOptions *options, Catalog *out);
+
 /* Damage asked about by name is exit code 3, "no valid checkpoint", not a fault of the program. */
 Status checkpoints_damaged(Status status);
 
 void checkpoints_print_json(json_t *json); /* takes the reference */
 
+/* What a commit record says, with the file's name. Memory: the caller's */
+json_t *checkpoints_block_json(const char *name, const UserBlock *block);
+
+/* Bytes of values for each byte of a packed file; 0: it is not packed. */
+double checkpoints_ratio(const UserBlock *block);
+
 /* "12.3 MiB" */
 void checkpoints_size(int64_t bytes, char text[32]);
+
+/* ls: each tier of a run. */
+Status checkpoints_list(const CheckpointsArguments *arguments);
+
+/* show: one checkpoint's commit record and lineage. */
+Status checkpoints_show(const CheckpointsArguments *arguments);
 
 /* Copies between a directory and a store. *missed: some could not be copied, and why was said. */
 Status checkpoints_copy(const CheckpointsArguments *arguments, bool *missed);

@@ -30,9 +30,9 @@ Status checkpoints_run_config(const char *run_dir, Config **out) {
     return status;
 }
 
-static Status stored_catalog(const char *url, Catalog *out) {
+Status checkpoints_stored(const char *url, const StoreOptions *options, Catalog *out) {
     ObjectPlace place;
-    Status status = object_prefix_open(url, NULL, &place);
+    Status status = object_prefix_open(url, options, &place);
     if (status == STATUS_OK) status = object_catalog(&place, out);
     object_place_close(&place);
     return status;
@@ -42,7 +42,7 @@ Status checkpoints_catalog(const char *path, Catalog *out) {
     char inside[PATH_MAX];
     struct stat about;
     *out = (Catalog){.directory = -1};
-    if (store_url_is(path)) return stored_catalog(path, out);
+    if (store_url_is(path)) return checkpoints_stored(path, NULL, out);
     if (stat(path, &about) != 0)
         return FAIL(STATUS_USAGE, file_fix_for(errno), "cannot find %s: %s", path,
                     strerror(errno));
@@ -64,20 +64,31 @@ static Status none_valid(const char *path, int count) {
                 "%s holds %d checkpoint(s), none of them valid", path, count);
 }
 
+/* Of a catalogue the newest valid one. Something newer that only a newer program reads is not passed over: an
+ * older file would be taken for the run's newest. */
+static Status newest_of(const Catalog *catalog, const char *path, char name[NAME_MAX + 1]) {
+    for (int i = 0; i < catalog->count; i++) {
+        const CatalogItem *item = &catalog->items[i];
+        if (catalog_is_newer_format(item))
+            return FAIL(STATUS_USAGE, "use the newer Rekindle, or name an older checkpoint",
+                        "%s", item->reason);
+        if (item->verdict != CHECKPOINT_VALID) continue;
+        strcpy(name, item->name);
+        return STATUS_OK;
+    }
+    return none_valid(path, catalog->count);
+}
+
 static Status choose_newest(const char *path, ChosenCheckpoint *out) {
     Catalog catalog;
     TRY(checkpoints_catalog(path, &catalog));
-    for (int i = 0; i < catalog.count; i++) {
-        if (catalog.items[i].verdict != CHECKPOINT_VALID) continue;
-        strcpy(out->name, catalog.items[i].name);
+    Status status = newest_of(&catalog, path, out->name);
+    if (status == STATUS_OK) {
         out->directory = catalog.directory;
         catalog.directory = -1; /* it is the choice's now */
-        break;
     }
-    int count = catalog.count;
     catalog_close(&catalog);
-    if (out->directory >= 0) return STATUS_OK;
-    return none_valid(path, count);
+    return status;
 }
 
 /* ---- in a store */
@@ -111,12 +122,9 @@ static Status choose_stored(const ObjectPlace *place, const char *url,
     strcpy(name, place->name);
     if (name[0] != '\0') return STATUS_OK;
     TRY(object_catalog(place, &catalog));
-    for (int i = 0; i < catalog.count && name[0] == '\0'; i++)
-        if (catalog.items[i].verdict == CHECKPOINT_VALID)
-            strcpy(name, catalog.items[i].name);
-    int count = catalog.count;
+    Status status = newest_of(&catalog, url, name);
     catalog_close(&catalog);
-    return name[0] != '\0' ? STATUS_OK : none_valid(url, count);
+    return status;
 }
 
 static Status choose_url(const char *url, ChosenCheckpoint *out) {

@@ -57,6 +57,10 @@ static Status load_retention(const char *run_dir, Retention *out) {
 static Status choose_what_goes(const char *run_dir, Pruning *pruning) {
     TRY(load_retention(run_dir, &pruning->retention));
     TRY(catalog_open(run_dir, &pruning->catalog));
+    for (int i = 0; i < pruning->catalog.count; i++)
+        if (catalog_is_newer_format(&pruning->catalog.items[i]))
+            return FAIL(STATUS_USAGE, "let the newer Rekindle prune this run", "%s",
+                        pruning->catalog.items[i].reason);
     size_t count = (size_t)pruning->catalog.count + 1;
     pruning->goes = calloc(count, sizeof *pruning->goes);
     pruning->why = calloc(count, sizeof *pruning->why);

@@ -114,6 +114,9 @@ static void verify_reads_everything_and_exits_3_for_damage(void **state) {
     assert_int_equal(command("verify RUN"), 3);
     assert_says("BAD  g0001-step-000000000200.h5: segment 0");
     assert_int_equal(command("verify " FILE_100), 0);
+    assert_int_equal(command("verify --deep RUN"), 3); /* the same */
+    assert_says("BAD  g0001-step-000000000200.h5: segment 0");
+    assert_int_equal(command("ls --deep RUN"), 2);
     assert_int_equal(command("verify --json " FILE_100 " " FILE_200), 3);
     json_t *all = parsed();
     assert_true(json_is_true(json_object_get(json_array_get(all, 0), "ok")));
