@@ -3,13 +3,16 @@
 
   bench/checkpoint.py DIR --torch-python PYTHON [--json bench/results/checkpoint.json] [--rounds 9] [--ranks 1,2,4]
 
-DIR lies on the disk that is meant, with 10 GB free; what is written there is removed afterwards. The state has 528 MiB:
-parameters and AdamW's two moments. All sides stay alive, with their memory touched, and sleep while another one
-measures; each is proved before anything is timed: ours by every digest and a comparison of what was restored, PyTorch's
-by a comparison of every tensor, which is repeated at each load. A figure is the median over the rounds, a ratio that of
-two medians of one run. Of PyTorch's forms those that two first looks show to be slow are left out, and the fastest of the
-others is compared. What is read was written in the same round and is not in the page cache. PYTHON is any that can
-import torch.
+DIR lies on the disk that is meant, with 10 GB free; what is written there is removed afterwards. The state has
+528 MiB: parameters and AdamW's two moments. What saves cost a training is measured on one of about that size, on one
+rank, which leaves the saver a core, and on two: steps with a save in flight all the time, and without.
+
+All sides stay alive, with their memory touched, and sleep while another one measures; each is proved before anything
+is timed: ours by every digest and a comparison of what was restored, the training by its bits with and without a save,
+PyTorch's by a comparison of every tensor, which is repeated at each load. A figure is the median over the rounds, a
+ratio that of two medians of one run. Of PyTorch's forms those that two first looks show to be slow are left out, and
+the fastest of the others is compared. What is read was written in the same round and is not in the page cache. PYTHON
+is any that can import torch.
 """
 
 import argparse
@@ -25,6 +28,8 @@ from support.sides import Launch, Scripts, machine, store
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "torch_checkpoint.py")
 SLOW = 1.25  # times the fastest form of its kind: left out after the first look
 MIB = 1 << 20
+TRAINING_SECONDS = 1.5  # of a measurement
+LEAST_STALL = 1e-4  # seconds: below, a ratio to it says nothing
 
 
 class Ours(Launch):
@@ -35,6 +40,27 @@ class Ours(Launch):
 
     def time(self, way):
         return self.ask(f"time {self.about['ways'].index(way)}")["seconds"]
+
+
+class Training(Launch):
+    """Our training steps, with and without saves behind them."""
+
+    def __init__(self, arguments, ranks, folder):
+        self.ranks, self.rounds = ranks, {False: [], True: []}
+        program = os.path.join(os.path.dirname(arguments.bench), "bench_saving")
+        super().__init__(arguments.mpirun, ranks, folder,
+                         lambda control: [program, os.path.join(folder, "run"), control])
+        self.ask("check")
+        self.count = max(4, round(TRAINING_SECONDS / (self.ask("steps 4 0")["seconds"] / 4)))
+
+    def run(self, with_saves):
+        self.rounds[with_saves].append(self.ask(f"steps {self.count} {int(with_saves)}"))
+
+    def step_seconds(self, with_saves):
+        return statistics.median(answer["seconds"] for answer in self.rounds[with_saves]) / self.count
+
+    def steps(self, with_saves):
+        return [step for answer in self.rounds[with_saves] for step in answer["steps"]]
 
 
 class Peer(Scripts):
@@ -171,6 +197,65 @@ def measure_memory(arguments, about, file):
     return used
 
 
+def median(values):
+    values = list(values)
+    return statistics.median(values) if values else 0.0
+
+
+def measure_saving(arguments, trainings):
+    """Steps with a save always in flight and without, turn about, and memcpy of the state beside them."""
+    copies = {1: [], 2: []}
+    for turn in range(arguments.rounds):
+        for with_saves in (False, True) if turn % 2 == 0 else (True, False):
+            for training in trainings:
+                training.run(with_saves)
+                os.sync()
+        for threads, seconds in copies.items():
+            seconds.append(trainings[0].ask(f"copy {threads}")["seconds"])
+    return {threads: median(seconds) for threads, seconds in copies.items()}
+
+
+def summarize(training):
+    """What a save costs the thread that trains, and by how much steps are longer while one is in flight."""
+    plain, saving = training.steps(False), training.steps(True)
+    runs = training.rounds[True]
+    saves = sum(run["saves"] for run in runs)
+    in_place = median(step["update"] for step in plain)
+    outside = [step["update"] for step in saving if step["out_of_place"]]
+    parts = {"begin": median(step["begin"] for step in saving if step["begin"] > 0),
+             "advance": max(0.0, sum(step["advance"] for step in saving) / max(1, saves)
+                            - median(step["advance"] for step in plain)),
+             "update_out_of_place_minus_in_place": median(outside) - in_place if outside else 0.0}
+    wall = sum(run["seconds"] for run in runs)
+    about = {key: training.about[key] for key in ("ranks", "bytes", "spare_bytes", "batch", "width")}
+    return {**about, "threads": 1,
+            "saves": saves,
+            "updates_out_of_place": len(outside), "update_in_place_s": in_place,
+            "update_in_place_beside_a_save_s": median(
+                step["update"] for step in saving if not step["out_of_place"]),
+            "stall_parts_s": parts, "stall_s": sum(parts.values()),
+            "step_s": training.step_seconds(False), "step_with_saves_s": training.step_seconds(True),
+            "slowed_by": training.step_seconds(True) / training.step_seconds(False) - 1,
+            "save_s": median(run["save_seconds"] for run in runs if run["save_seconds"] > 0),
+            "cores_of_training": sum(run["main_processor_s"] for run in runs) / wall,
+            "cores_of_saving": sum(run["other_processor_s"] for run in runs) / wall}
+
+
+def print_saving(results, copies):
+    for result in results:
+        parts = result["stall_parts_s"]
+        print(f"training {on_ranks(result['ranks'])}, 1 thread each: a step {1e3 * result['step_s']:.1f} ms, with a "
+              f"save always in flight {1e3 * result['step_with_saves_s']:.1f} ms")
+        print(f"  {result['saves']} saves, each {1e3 * result['save_s']:.0f} ms beside it; rank 0 used "
+              f"{result['cores_of_training']:.2f} cores for training and {result['cores_of_saving']:.2f} for saving")
+        print(f"  a save's stall {1e3 * result['stall_s']:.2f} ms: begin {1e3 * parts['begin']:.2f}, meet "
+              f"{1e3 * parts['advance']:.2f}, update out of place minus in place "
+              f"{1e3 * parts['update_out_of_place_minus_in_place']:.2f} ({result['updates_out_of_place']} of them)")
+        print(f"  memory that it takes all the time: {result['spare_bytes'] / MIB:.0f} MiB a rank, the spare set of a "
+              f"state of {result['bytes'] / MIB:.0f} MiB", flush=True)
+    print(f"memcpy of that state {1e3 * copies[1]:.1f} ms by one thread, {1e3 * copies[2]:.1f} ms by two", flush=True)
+
+
 class Targets:
     def __init__(self):
         self.list = []
@@ -194,7 +279,8 @@ def judge_disk(targets, medians, peer, rank_counts):
     read, _ = least(medians, ["direct read", "direct read, two in flight"])
     where = {ranks: on_ranks(ranks) for ranks in rank_counts}
     for ranks in rank_counts:
-        targets.add(f"durable verified save {where[ranks]} ÷ direct write", medians[f"save {where[ranks]}"] / write, 1.15)
+        targets.add(f"durable verified save {where[ranks]} ÷ direct write",
+                    medians[f"save {where[ranks]}"] / write, 1.15)
     for ranks in rank_counts:
         targets.add(f"restore {where[ranks]} ÷ direct read", medians[f"restore {where[ranks]}"] / read, 1.20)
     save, restore = medians[f"save {where[rank_counts[0]]}"], medians[f"restore {where[rank_counts[0]]}"]
@@ -204,6 +290,19 @@ def judge_disk(targets, medians, peer, rank_counts):
     for kind in ("torch.load", "DCP load"):
         seconds, form = least(medians, forms(peer.about["loads"], kind))
         targets.add(f"restore, times as fast as {form}", seconds / restore, 2, at_least=True)
+
+
+def judge_saving(targets, results, copies, medians, peer):
+    alone = results[0]
+    targets.add("stall of a save ÷ memcpy of the state by one thread", alone["stall_s"] / copies[1], 0.10)
+    targets.add("training slowed while saving without end, 1 rank and a core left", alone["slowed_by"], 0.05)
+    for result in results[1:]:
+        print(f"        training slowed while saving without end, {result['ranks']} ranks, no core left: "
+              f"{result['slowed_by']:.3f}", flush=True)
+    stall = max(alone["stall_s"], LEAST_STALL)
+    for kind in ("torch.save", "DCP save", "DCP async_save"):
+        seconds, form = least(medians, [f"{name}: stall" for name in forms(peer.about["saves"], kind)])
+        targets.add(f"{form}, times ours", seconds / stall, 10, at_least=True)
 
 
 # Beyond the state: four segments of 4 MiB, the metadata region and what HDF5 takes to plan it.
@@ -233,9 +332,16 @@ def measure(arguments):
         used = measure_memory(arguments, about, os.path.join(launches[0].run_dir, "checkpoints", newest))
         for ours in launches:
             ours.close()
+        trainings = [stack.enter_context(Training(arguments, ranks, folder())) for ranks in (1, 2)]
+        copies = measure_saving(arguments, trainings)
+        for training in trainings:
+            training.close()
 
     size, medians, targets = proved[0]["bytes"], rounds.medians(), Targets()
+    saving = [summarize(training) for training in trainings]
     print_table(rounds, medians, size)
+    print_saving(saving, copies)
+    judge_saving(targets, saving, copies, medians, peer)
     judge_disk(targets, medians, peer, arguments.rank_counts)
     judge_memory(targets, used)
     report = {"bench": "checkpoint", **machine(load_before), "device": "cpu", "torch": peer.about["torch"],
@@ -243,7 +349,8 @@ def measure(arguments):
               "torch_state_bytes": peer.bytes, "torch_pages_cold": min(rounds.cold),
               "torch_first_look_s": seen, "median_s": medians,
               "fastest_s": {name: min(values) for name, values in rounds.seconds.items()},
-              "memory_beyond_state_bytes": used, "figures": targets.list}
+              "saving": saving, "memcpy_of_training_state_s": copies, "memory_beyond_state_bytes": used,
+              "figures": targets.list}
     if arguments.json:
         store(arguments.json, report)
 

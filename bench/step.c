@@ -7,12 +7,10 @@
  *   time WAY STEPS     seconds of so many steps on the slowest rank, the first weights put back before
  *   ceilings           GFLOP/s of multiply-adds and GB/s of memcpy, all ranks at once
  *   quit */
-#include "src/train/step.h"
 #include "bench/support/measure.h"
+#include "bench/support/training.h"
 #include "dist/world.h"
 #include "src/core/clock.h"
-#include "src/model/model.h"
-#include "src/train/optimizer.h"
 #include "src/train/residence.h"
 
 #include <immintrin.h>
@@ -21,15 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    WARM_UP = 3,
-    /* a GPU's third step is the first that is repeated */ WAYS = 3,
-    BATCHES = 4,
-    SIDE = 28,
-    PIXELS = SIDE * SIDE,
-    CLASSES = 10,
-    SEED = 7
-};
+enum { WARM_UP = 3 /* a GPU's third step is the first that is repeated */, WAYS = 3 };
 
 /* Small, for the losses' sake: at 0.01 PyTorch's own float32 losses of resnet18 are up to 2 % away
  * from its float64 ones within ten steps, at 0.001 within 0.03 %. */
@@ -55,28 +45,21 @@ typedef struct {
 } Model;
 
 static const Model models[] = {
-    {"mlp", 64, 1024, false, {3, {PIXELS, 256, CLASSES}}},
+    {"mlp", 64, 1024, false, {3, {TRAINING_PIXELS, 256, TRAINING_CLASSES}}},
     {"lenet", 64, 1024, true, {0}},
     {"resnet20", 64, 512, true, {0}},
     {"resnet18", 32, 256, true, {0}},
 };
 
-/* A run of one way: what src/train needs, with pre-decoded batches instead of a loader. */
 typedef struct {
-    Config config;
-    Graph graph;
-    Setup setup;
-    Step *step;
+    TrainingRun at;
     void *first[ARENA_COUNT]; /* the state's first values */
-    Batch batches[BATCHES];
-    ShardBatch *shards;
 } Run;
 
 static Collective *world, *collective; /* between hosts' memories; between the devices' */
 static Backend *device;
 static Run runs[WAYS];
-static float *images; /* (BATCHES, batch, PIXELS) */
-static int32_t *labels;
+static TrainingData data;
 
 static void stop_unless(Status status) {
     if (status == STATUS_OK) return;
@@ -92,91 +75,32 @@ static void *memory_of(size_t bytes) {
 
 /* ---- set up */
 
-/* Noise around a pattern of the class, so that there is something to learn. */
-static void make_data(int batch) {
-    images = memory_of((size_t)(BATCHES * batch) * PIXELS * sizeof *images);
-    labels = memory_of((size_t)(BATCHES * batch) * sizeof *labels);
-    Rng rng = rng_at(SEED, RNG_TEST, 0, 0);
-    for (int n = 0; n < BATCHES * batch; n++) {
-        labels[n] = (int32_t)rng_below(rng, (uint32_t)n, PIXELS, CLASSES);
-        for (int i = 0; i < PIXELS; i++) {
-            float noise = rng_uniform(rng, (uint32_t)n, (uint32_t)i) - 0.5f;
-            float pattern =
-                rng_uniform(rng, (uint32_t)(BATCHES * batch + labels[n]), (uint32_t)i) -
-                0.5f;
-            images[n * PIXELS + i] = 3.0f * noise + pattern;
-        }
-    }
-}
-
-static void configure(Config *config, const Model *model, int batch, const Way *way) {
+static void configure(Config *config, const Model *model, const Way *way) {
     *config = (Config){0};
     snprintf(config->model.arch, sizeof config->model.arch, "%s", model->arch);
-    config->model.classes = CLASSES;
+    config->model.classes = TRAINING_CLASSES;
     config->model.widths = model->widths;
     config->model.batch_norm = model->batch_norm;
-    config->train.batch = batch;
     config->train.shards = way->shards == 0 ? world->size : way->shards;
     snprintf(config->train.reduction, sizeof config->train.reduction, "%s", way->reduction);
     snprintf(config->optimizer.kind, sizeof config->optimizer.kind, "sgd");
     config->optimizer.momentum = MOMENTUM;
 }
 
-static void make_batches(Run *run) {
-    int count = run->setup.mine.count, batch = (int)run->config.train.batch;
-    run->shards = calloc((size_t)(BATCHES * count), sizeof *run->shards);
-    if (run->shards == NULL) stop_unless(FAIL(STATUS_MEMORY, NULL, "no memory"));
-    for (int b = 0; b < BATCHES; b++) {
-        run->batches[b] = (Batch){.position = b * batch,
-                                  .count = batch,
-                                  .shard_count = count,
-                                  .shards = run->shards + b * count};
-        for (int s = 0; s < count; s++) {
-            int shard = run->setup.mine.first + s;
-            Rows rows = shard_rows(batch, (int)run->config.train.shards, shard);
-            int64_t at = b * batch + rows.first;
-            run->batches[b].shards[s] = (ShardBatch){.shard = shard,
-                                                     .first = rows.first,
-                                                     .count = rows.count,
-                                                     .images = images + at * PIXELS,
-                                                     .labels = labels + at};
-        }
-    }
-}
-
-static void open_run(Run *run, const Model *model, int batch, const Way *way) {
-    configure(&run->config, model, batch, way);
-    Setup *setup = &run->setup;
-    setup->config = &run->config;
-    setup->world = world;
-    setup->collective = collective;
-    setup->backend = device;
-    setup->graph = &run->graph;
-    setup->mine = shard_range((int)run->config.train.shards, world->rank, world->size);
-    stop_unless(state_create(&setup->state));
-    stop_unless(model_build(&run->config, 1, SIDE, SIDE, setup->state, &run->graph));
-    stop_unless(optimizer_declare(&run->config, setup->state));
-    stop_unless(state_allocate(setup->state));
-    graph_initialise(&run->graph, SEED);
-    stop_unless(residence_open(setup->state, setup->backend));
-    stop_unless(workers_open(1, &setup->workers));
+static void open_run(Run *run, const Model *model, const Way *way) {
+    configure(&run->at.config, model, way);
+    stop_unless(training_open(&run->at, &data, world, collective, device));
     for (int i = 0; i < ARENA_COUNT; i++) {
-        const Arena *arena = &setup->state->arenas[i];
+        const Arena *arena = &run->at.setup.state->arenas[i];
         run->first[i] = memory_of(arena->bytes);
         memcpy(run->first[i], arena->data, arena->bytes);
     }
-    make_batches(run);
-    stop_unless(step_open(setup, &run->step));
 }
 
 static void close_run(Run *run) {
-    step_close(run->step);
-    workers_close(run->setup.workers);
-    residence_close(run->setup.state, run->setup.backend);
-    state_destroy(run->setup.state);
+    training_close(&run->at);
     for (int i = 0; i < ARENA_COUNT; i++)
         free(run->first[i]);
-    free(run->shards);
 }
 
 /* ---- describing the model */
@@ -194,8 +118,8 @@ static double node_macs(const State *state, const Node *node) {
 static double sample_flop(const Run *run) {
     double flop = 0;
     bool first = true;
-    for (int i = 0; i < run->graph.count; i++) {
-        double macs = node_macs(run->setup.state, &run->graph.nodes[i]);
+    for (int i = 0; i < run->at.graph.count; i++) {
+        double macs = node_macs(run->at.setup.state, &run->at.graph.nodes[i]);
         flop += macs * (first ? 4 : 6);
         if (macs > 0) first = false;
     }
@@ -204,11 +128,11 @@ static double sample_flop(const Run *run) {
 
 /* Writes the weights and the batches, and lists them: [name, shape, floats before it]. */
 static json_t *dump(const Run *run, const char *path) {
-    const State *state = run->setup.state;
+    const State *state = run->at.setup.state;
     FILE *file = fopen(path, "wb");
     if (file == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot write %s", path));
     json_t *list = json_array();
-    size_t written = 0, rows = (size_t)(BATCHES * run->config.train.batch);
+    size_t written = 0, rows = (size_t)(TRAINING_BATCHES * run->at.config.train.batch);
     bool good = true;
     for (int i = 0; i < state->count; i++) {
         const Entry *entry = &state->entries[i];
@@ -222,8 +146,9 @@ static json_t *dump(const Run *run, const char *path) {
         good = good && fwrite(state_data(state, i), 1, entry->bytes, file) == entry->bytes;
         written += entry->bytes;
     }
-    good = good && fwrite(images, PIXELS * sizeof *images, rows, file) == rows;
-    good = good && fwrite(labels, sizeof *labels, rows, file) == rows;
+    good = good &&
+           fwrite(data.images, TRAINING_PIXELS * sizeof *data.images, rows, file) == rows;
+    good = good && fwrite(data.labels, sizeof *data.labels, rows, file) == rows;
     if (fclose(file) != 0 || !good)
         stop_unless(FAIL(STATUS_IO, NULL, "cannot write %s", path));
     return list;
@@ -235,36 +160,37 @@ static void describe(const Model *model, int batch, const char *path) {
         json_array_append_new(names, json_string(ways[w].name));
     json_t *tensors = world->rank == 0 ? dump(&runs[0], path) : json_array();
     measure_answer(
-        world, json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
-                         model->arch, "batch", batch, "batches", BATCHES, "side", SIDE,
-                         "ranks", world->size, "lr", LEARNING_RATE, "momentum", MOMENTUM,
-                         "flop_per_sample", sample_flop(&runs[0]), "device",
-                         runs[0].setup.backend->kind, "ways", names, "tensors", tensors));
+        world,
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:o, s:o}", "model",
+                  model->arch, "batch", batch, "batches", TRAINING_BATCHES, "side",
+                  TRAINING_SIDE, "ranks", world->size, "lr", LEARNING_RATE, "momentum",
+                  MOMENTUM, "flop_per_sample", sample_flop(&runs[0]), "device",
+                  runs[0].at.setup.backend->kind, "ways", names, "tensors", tensors));
 }
 
 /* ---- commands */
 
 static void put_back(Run *run) {
     for (int i = 0; i < ARENA_COUNT; i++)
-        memcpy(run->setup.state->arenas[i].data, run->first[i],
-               run->setup.state->arenas[i].bytes);
-    stop_unless(residence_upload(run->setup.state, run->setup.backend));
+        memcpy(run->at.setup.state->arenas[i].data, run->first[i],
+               run->at.setup.state->arenas[i].bytes);
+    stop_unless(residence_upload(run->at.setup.state, run->at.setup.backend));
 }
 
 static double collect(Run *run) {
     StepResult result;
-    stop_unless(step_collect(run->step, &result));
+    stop_unless(step_collect(run->at.step, &result));
     return result.loss;
 }
 
 /* As the trainer does it, with the control word and all checks; to be collected. */
 static void give_step(Run *run, int number) {
     uint32_t bits = 0;
-    stop_unless(step_gradient(run->step, &run->batches[number % BATCHES], SEED, number,
-                              LEARNING_RATE));
+    stop_unless(step_gradient(run->at.step, training_batch(&run->at, number), TRAINING_SEED,
+                              number, LEARNING_RATE));
     stop_unless(world->ops->control(world, &bits));
-    stop_unless(step_reduce(run->step));
-    stop_unless(step_update(run->step, NULL));
+    stop_unless(step_reduce(run->at.step));
+    stop_unless(step_update(run->at.step, NULL));
 }
 
 static void answer_losses(Run *run, int steps) {
@@ -392,9 +318,9 @@ int main(int argc, char **argv) {
     }
     open_device(argc, argv);
     int batch = device->ops->host_memory ? model->batch : model->gpu_batch;
-    make_data(batch);
+    stop_unless(training_make_data(batch, &data));
     for (int w = 0; w < WAYS; w++)
-        open_run(&runs[w], model, batch, &ways[w]);
+        open_run(&runs[w], model, &ways[w]);
     describe(model, batch, argv[3]);
     FILE *commands = measure_open_commands(world, argv[2]);
     if (commands == NULL) stop_unless(FAIL(STATUS_IO, NULL, "cannot read %s", argv[2]));
@@ -404,8 +330,7 @@ int main(int argc, char **argv) {
         close_run(&runs[w]);
     if (collective != world) collective->ops->close(collective);
     device->ops->close(device);
-    free(images);
-    free(labels);
+    training_free_data(&data);
     world_finish(world);
     return 0;
 }

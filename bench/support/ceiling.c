@@ -107,6 +107,7 @@ Status ceiling_read(int directory, const char *name, int64_t bytes, int threads)
 
 void ceiling_copy(void *to, const void *from, size_t bytes, int threads) {
     Part parts[CEILING_MOST_THREADS];
+    if (bytes == 0) return;
     for (int i = 0; i < threads; i++)
         parts[i] = (Part){.to = to, .source = from};
     divide(parts, threads, (int64_t)bytes, ALIGNMENT);
