@@ -92,8 +92,9 @@ void *state_allocate_arena(size_t bytes) {
     enum { HUGE_PAGE = 2 << 20 };
     size_t whole = (bytes + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE;
     bool large = whole >= HUGE_PAGE;
-    void *data = aligned_alloc(large ? HUGE_PAGE : STATE_PAGE, whole);
-    if (data != NULL && large) madvise(data, whole, MADV_HUGEPAGE); /* or not: no matter */
+    void *data = NULL; /* aligned_alloc wants a multiple of the alignment */
+    if (posix_memalign(&data, large ? HUGE_PAGE : STATE_PAGE, whole) != 0) return NULL;
+    if (large) madvise(data, whole, MADV_HUGEPAGE); /* or not: no matter */
     return data;
 }
 
