@@ -91,8 +91,48 @@ Status checkpoint_write_begin(const CheckpointPlan *plan, const State *state, in
  *          step is the last one (its sync): then `name` stands, of unknown durability */
 Status checkpoint_write_commit(CheckpointWriting *writing, UserBlock *block);
 
-/* Removes the temporary; NULL is allowed. */
+/* Removes the temporary, for who has made it; NULL is allowed. */
 void checkpoint_write_discard(CheckpointWriting *writing);
+
+/* ---- the first stroke by several processes: one creates the file, offers it to the others, and commits it
+ * once all have placed their segments. The file is byte for byte that of a single writer (but for the user
+ * block's time). checkpoint_write_begin is create, and a share of all segments. */
+
+/* Makes the hidden temporary and reserves its space. Ranks, memory, errors: as checkpoint_write_begin; only a
+ * plan of level 0 is to be offered */
+Status checkpoint_write_create(const CheckpointPlan *plan, int directory, const char *name,
+                               CheckpointWriting **out);
+int64_t checkpoint_write_segments(const CheckpointWriting *writing);
+
+/* What a process that joins has to know: flat, so that it may travel between equal programs.
+ * Memory: offer is the caller's, of checkpoint_offer_bytes. Errors: STATUS_IO */
+size_t checkpoint_offer_bytes(const State *registry);
+Status checkpoint_write_offer(CheckpointWriting *writing, void *offer);
+
+/* Opens a file that was offered: one that is not yet to be seen is looked for again for a second.
+ *
+ * Ranks:   local; on any thread. `registry` is that of the plan
+ * Memory:  *out is the caller's, for exactly one of leave and discard, and NULL after a failure
+ * Errors:  STATUS_IO, also for a file that is not the offered one; STATUS_USAGE for none that a program of ours
+ *          makes; STATUS_MEMORY. No name is touched */
+Status checkpoint_write_join(const void *offer, const State *registry, int directory,
+                             CheckpointWriting **out);
+
+/* Places the values of segments [first, first + count), and looks at all others on the way: *state_digest and
+ * *not_finite as of checkpoint_write_begin. digests (count of them) are of its segments; NULL where they are
+ * not asked for. Who has created the file has them in its table besides.
+ * Errors: as checkpoint_write_begin; `writing` is to be discarded then */
+Status checkpoint_write_share(CheckpointWriting *writing, const State *state, int64_t first,
+                              int64_t count, Digest *digests, Digest *state_digest,
+                              int *not_finite);
+
+/* Who has joined: fsync and checked close; only then its share may be committed. Frees `writing` in every
+ * case. Errors: STATUS_IO */
+Status checkpoint_write_leave(CheckpointWriting *writing);
+
+/* Who has created: takes the digests of segments that others have placed. */
+void checkpoint_write_adopt(CheckpointWriting *writing, int64_t first, int64_t count,
+                            const Digest *digests);
 
 /* Both strokes. Errors: as theirs */
 Status checkpoint_write(const CheckpointPlan *plan, const State *state, int directory,
