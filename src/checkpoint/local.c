@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static const char RUN_FILE[] = "run";
@@ -35,15 +36,32 @@ static int64_t generation_of(const char *folder) {
     return strcmp(again, folder) == 0 ? generation : 0;
 }
 
-Status local_describe(const char *run_dir, const Catalog *catalog, LocalRun *out) {
-    memset(out, 0, sizeof *out); /* padding too: it travels */
+static Status describe_path(const char *run_dir, LocalRun *out) {
     char real[PATH_MAX];
-    if (catalog->directory < 0) return STATUS_OK;
     if (realpath(run_dir, real) == NULL)
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot resolve run.dir %s: %s",
                     run_dir, strerror(errno));
     digest_print(digest_of(real, strlen(real)), out->key);
     snprintf(out->run_path, sizeof out->run_path, "%.511s", real);
+    return STATUS_OK;
+}
+
+Status local_describe_owner(const Owner *owner, LocalRun *out) {
+    OwnerRecord record;
+    memset(out, 0, sizeof *out); /* padding too: it travels */
+    owner_read(owner->directory, owner->generation, &record);
+    if (!record.readable)
+        return FAIL(STATUS_IO, "check the run directory's disk",
+                    "the owner record of this launch cannot be read back: %s",
+                    record.unreadable_why);
+    folder_name(record.generation, record.digest, out->folders[out->count++]);
+    return describe_path(owner->run_dir, out);
+}
+
+Status local_describe(const char *run_dir, const Catalog *catalog, LocalRun *out) {
+    memset(out, 0, sizeof *out); /* padding too: it travels */
+    if (catalog->directory < 0) return STATUS_OK;
+    TRY(describe_path(run_dir, out));
     for (int i = 0; i < catalog->record_count && out->count < LOCAL_FOLDERS; i++)
         if (catalog->records[i].readable)
             folder_name(catalog->records[i].generation, catalog->records[i].digest,
@@ -245,6 +263,11 @@ static void add_held(HeldList *list, const LocalPlace *place, const char *folder
                    (held->own || (earlier && file->step <= place->restored_step));
 }
 
+/* A launch that was killed early leaves an empty folder. */
+static void remove_if_empty(const LocalPlace *place, const char *folder) {
+    unlinkat(place->fds[LOCAL_RUN], folder, AT_REMOVEDIR);
+}
+
 /* All files in the folders of this and earlier launches. What cannot be read is left alone. */
 static void list_held(const LocalPlace *place, HeldList *list) {
     int fd = openat(place->fds[LOCAL_RUN], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -257,6 +280,8 @@ static void list_held(const LocalPlace *place, HeldList *list) {
         int64_t generation = generation_of(found->d_name);
         Listing listing;
         if (generation == 0 || generation > place->generation) continue;
+        if (strcmp(found->d_name, place->folder) != 0)
+            remove_if_empty(place, found->d_name);
         int folder = openat(place->fds[LOCAL_RUN], found->d_name,
                             O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (folder < 0) continue;
@@ -270,15 +295,15 @@ static void list_held(const LocalPlace *place, HeldList *list) {
         close(folder);
     }
     closedir(stream);
-    qsort(list->items, (size_t)list->count, sizeof *list->items, most_wanted_first);
+    if (list->count > 0)
+        qsort(list->items, (size_t)list->count, sizeof *list->items, most_wanted_first);
 }
 
 static void delete_held(const LocalPlace *place, const Held *held) {
     char path[sizeof held->folder + sizeof held->file.name + 1];
     snprintf(path, sizeof path, "%s/%s", held->folder, held->file.name);
     unlinkat(place->fds[LOCAL_RUN], path, 0);
-    if (!held->own)
-        unlinkat(place->fds[LOCAL_RUN], held->folder, AT_REMOVEDIR); /* if it is empty */
+    if (!held->own) remove_if_empty(place, held->folder);
 }
 
 /* keep 0: all go. */
@@ -294,8 +319,17 @@ static void keep_newest(const LocalPlace *place, int keep) {
     free(list.items);
 }
 
-void local_make_room(const LocalPlace *place) {
+Status local_make_room(const LocalPlace *place, size_t needed) {
+    struct statvfs about;
     keep_newest(place, LOCAL_KEEP - 1);
+    if (fstatvfs(place->fds[LOCAL_LAUNCH], &about) != 0) return STATUS_OK; /* then try */
+    double room = (double)about.f_bavail * (double)about.f_frsize;
+    if (room >= (double)needed) return STATUS_OK;
+    return FAIL(STATUS_IO,
+                "free some space there, make it larger, or set checkpoint.local.dir to a "
+                "roomier directory",
+                "%s has %.1f MiB free, but a snapshot needs about %.1f MiB", place->path,
+                room / (1 << 20), (double)needed / (1 << 20));
 }
 
 /* ---- a launch's place */
@@ -321,18 +355,14 @@ static Status make_way(const char *dir, const char *key, const char *folder, Way
                : FAIL(STATUS_IO, "launch again", "%s goes away again and again", way->path);
 }
 
-Status local_open(const char *dir, const LocalRun *run, int64_t generation,
-                  int64_t restored_step, LocalPlace *out) {
+Status local_open(const char *dir, const LocalRun *run, int64_t restored_step,
+                  LocalPlace *out) {
     Way way;
     const char *folder = run->folders[0];
     *out = (LocalPlace){.fds = {-1, -1, -1, -1}};
-    if (run->count == 0 || generation_of(folder) != generation)
-        return FAIL(STATUS_IO, "check the run directory's disk",
-                    "the owner record of this launch (%lld) cannot be read back",
-                    (long long)generation);
+    out->generation = generation_of(folder);
     TRY(make_way(dir, run->key, folder, &way));
     memcpy(out->fds, way.fds, sizeof out->fds);
-    out->generation = generation;
     out->restored_step = restored_step;
     memcpy(out->key, run->key, sizeof out->key);
     memcpy(out->folder, folder, sizeof out->folder);

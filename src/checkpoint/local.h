@@ -20,9 +20,9 @@
 
 enum {
     LOCAL_KEEP = 2,
-    LOCAL_FOLDER = 48, /* bytes of a launch's folder name */
-    LOCAL_FOLDERS = 8, /* launches whose files are looked for */
-    LOCAL_FILES = 8,   /* files that a host tells of */
+    LOCAL_FOLDER = 48,  /* bytes of a launch's folder name */
+    LOCAL_FOLDERS = 64, /* launches whose files are looked for */
+    LOCAL_FILES = 8,    /* files that a host tells of */
 };
 
 /* Where a run's snapshots lie on any host. Rank 0 makes it of the run directory; it may travel. */
@@ -47,6 +47,9 @@ typedef struct {
  * Ranks: local; rank 0. Errors: STATUS_IO */
 Status local_describe(const char *run_dir, const Catalog *catalog, LocalRun *out);
 
+/* The same of one launch alone, the owner. */
+Status local_describe_owner(const Owner *owner, LocalRun *out);
+
 /* Lists this host's files of a run, newest first, at most LOCAL_FILES. None where there is no such place.
  * Ranks: local. Errors: STATUS_IO, also for a place that is not ours alone */
 Status local_list(const char *dir, const LocalRun *run, LocalFile *files, int *count);
@@ -54,6 +57,13 @@ Status local_list(const char *dir, const LocalRun *run, LocalFile *files, int *c
 /* The open folder of one of them, and its path. Errors: STATUS_IO */
 Status local_open_folder(const char *dir, const LocalRun *run, const char *folder, int *out,
                          char *path, size_t path_bytes);
+
+/* What the owner records of a run directory say of a file that is held. */
+void local_judge(const Catalog *catalog, const LocalFile *file, CatalogItem *out);
+
+/* Everything that this host holds of a run, newest first, judged. Its directory is -1.
+ * Ranks: local. Memory: *out is the caller's: catalog_close. Errors: STATUS_IO, STATUS_MEMORY */
+Status local_catalog(const char *dir, const char *run_dir, Catalog *out);
 
 /* ---- writing */
 
@@ -70,15 +80,16 @@ typedef struct {
 /* Makes the place of the launch that owns a run directory, and deletes there what no longer counts: of
  * earlier launches' files all but those next to the step that was restored.
  *
- * run->folders[0] must be the owner's own (local_describe after owner_take gives that).
+ * run->folders[0] must be the owner's own (local_describe_owner).
  * Ranks:   local; one a host
  * Memory:  *out is the caller's: local_close
  * Errors:  STATUS_IO, also for a place that is not ours alone; *out is closed then */
-Status local_open(const char *dir, const LocalRun *run, int64_t generation,
-                  int64_t restored_step, LocalPlace *out);
+Status local_open(const char *dir, const LocalRun *run, int64_t restored_step,
+                  LocalPlace *out);
 
-/* Before a file is written: leaves room for it among LOCAL_KEEP. The newest that counts stays. */
-void local_make_room(const LocalPlace *place);
+/* Before a file is written: deletes all but LOCAL_KEEP - 1; the newest that counts stays.
+ * Errors: STATUS_IO when there is no room for `needed` bytes then: where there is too little, nothing is tried */
+Status local_make_room(const LocalPlace *place, size_t needed);
 
 /* Closes the place; its files stay. */
 void local_close(LocalPlace *place);

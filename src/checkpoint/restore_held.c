@@ -31,20 +31,6 @@ static void list_host(const Collective *collective, const char *dir, const Local
           status_failure()->what, status_failure()->fix);
 }
 
-static void judge(const Catalog *catalog, const LocalFile *file, CatalogItem *item) {
-    memcpy(item->name, file->name, sizeof item->name);
-    item->generation = file->generation;
-    item->step = file->step;
-    item->block.state_digest = file->state_digest;
-    item->code = file->code;
-    if (file->code != STATUS_OK) {
-        item->verdict = CHECKPOINT_REJECTED;
-        snprintf(item->reason, sizeof item->reason, "%s", file->reason);
-        return;
-    }
-    catalog_limit(catalog, item);
-}
-
 static int newest_first(const void *a, const void *b) {
     const RestoreHeld *first = a, *second = b;
     int order = catalog_newest_first(&first->item, &second->item);
@@ -59,7 +45,7 @@ static void fill(const Collective *collective, const Catalog *catalog, const Tol
             held->rank = rank;
             memcpy(held->host, all[rank].host, sizeof held->host);
             memcpy(held->folder, all[rank].files[i].folder, sizeof held->folder);
-            judge(catalog, &all[rank].files[i], &held->item);
+            local_judge(catalog, &all[rank].files[i], &held->item);
         }
     qsort(out->items, (size_t)out->count, sizeof *out->items, newest_first);
 }

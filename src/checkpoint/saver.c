@@ -19,26 +19,36 @@
 
 typedef enum { IDLE, PERSISTING, COMMITTING } Phase;
 
+/* What becomes of a state. */
+typedef enum { DURABLE, HELD, TARGETS } Target;
+
+/* The texts that it holds belong to a plan. */
+typedef struct {
+    CheckpointPlan *plan;
+    Digest texts;
+} Planned;
+
 struct Saver {
     Collective *collective;
     const Owner *owner; /* rank 0 only */
     const State *registry;
-    const CheckpointText *text; /* rank 0 only, as all below that is about it */
-    CheckpointPlan *plan;
-    Digest planned; /* of the texts that the plan holds */
+    const CheckpointText *text; /* of ranks that write */
+    Planned planned[TARGETS];
     SaverOptions options;
-    Task *task;   /* NULL: in the foreground */
-    int failures; /* in a row; the same on every rank */
-    int commits;  /* of this launch; rank 0's count */
+    Task *task;       /* NULL: in the foreground */
+    int failures;     /* in a row; the same on every rank */
+    int commits;      /* of this launch; rank 0's count */
+    bool cannot_hold; /* this rank could not, the last time, and has said so */
     StateReport *reports;
     Phase phase;
     SaverEvent ended; /* for the next poll */
     /* of the save in flight; while the thread is at work, its own */
+    Target target;
     const State *state;
     UserBlock block;
     double begun; /* clock_seconds() */
     StateReport report;
-    CheckpointWriting *writing; /* rank 0, as all below */
+    CheckpointWriting *writing; /* ranks that write, as all below */
     SaverEvent event;
     Status outcome;
     Failure failure;
@@ -71,16 +81,23 @@ static Digest digest_of_texts(const CheckpointText *text) {
     return digest_of(each, sizeof each);
 }
 
-/* A plan holds the texts: one that has changed, even in length, is another plan. */
-static Status plan_file(Saver *saver) {
+/* A plan holds the texts: one that has changed, even in length, is another plan. What is held is not packed:
+ * it is there for speed. */
+static Status plan_file(Saver *saver, Target target) {
+    Planned *planned = &saver->planned[target];
     Digest texts = digest_of_texts(saver->text);
-    if (saver->plan != NULL && digest_equal(saver->planned, texts)) return STATUS_OK;
+    if (planned->plan != NULL && digest_equal(planned->texts, texts)) return STATUS_OK;
     CheckpointPlan *plan;
-    TRY(checkpoint_plan(saver->registry, saver->text, saver->options.level, &plan));
-    checkpoint_plan_destroy(saver->plan);
-    saver->plan = plan;
-    saver->planned = texts;
+    int level = target == HELD ? 0 : saver->options.level;
+    TRY(checkpoint_plan(saver->registry, saver->text, level, &plan));
+    checkpoint_plan_destroy(planned->plan);
+    *planned = (Planned){plan, texts};
     return STATUS_OK;
+}
+
+static void destroy_plans(Saver *saver) {
+    for (int i = 0; i < TARGETS; i++)
+        checkpoint_plan_destroy(saver->planned[i].plan);
 }
 
 /* All ranks work in the background, or none. */
@@ -114,12 +131,12 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
                          .options = *options};
         if (collective->rank == 0) {
             warn_if_no_room(saver);
-            mine = plan_file(saver);
+            mine = plan_file(saver, DURABLE);
         }
     }
     Status outcome = collective->ops->agree(collective, mine);
     if (outcome != STATUS_OK) {
-        if (saver != NULL) checkpoint_plan_destroy(saver->plan);
+        if (saver != NULL) destroy_plans(saver);
         free(saver);
         free(reports);
         return outcome;
@@ -133,7 +150,7 @@ void saver_close(Saver *saver) {
     if (saver == NULL) return;
     task_close(saver->task);
     checkpoint_write_discard(saver->writing);
-    checkpoint_plan_destroy(saver->plan);
+    destroy_plans(saver);
     free(saver->reports);
     free(saver);
 }
@@ -145,27 +162,56 @@ static void keep_failure(Saver *saver, Status outcome) {
     if (outcome != STATUS_OK) saver->failure = *status_failure();
 }
 
-static Status write_values(Saver *saver, int *not_finite) {
-    const Owner *owner = saver->owner;
-    TRY(owner_check(owner));
-    TRY(plan_file(saver));
-    UserBlock *block = &saver->block;
-    block->generation = owner->generation;
-    block->ranks = saver->collective->size;
-    snprintf(block->parent, sizeof block->parent, "%s", owner->restored_from);
-    block->parent_digest = owner->restored_digest;
-    catalog_name(block->generation, block->step, saver->event.name);
-    return checkpoint_write_begin(saver->plan, saver->state, owner->directory,
-                                  saver->event.name, &saver->writing, &saver->report.digest,
-                                  not_finite);
+/* Whether this rank puts the state into a file. */
+static bool writes_file(const Saver *saver) {
+    const LocalPlace *place = saver->options.place;
+    if (saver->target == HELD) return place != NULL && place->fds[LOCAL_LAUNCH] >= 0;
+    return saver->collective->rank == 0;
 }
 
-/* Rank 0 digests what it writes, in one pass; the others, and who could not write, digest alone. */
+static int directory_of(const Saver *saver) {
+    return saver->target == HELD ? saver->options.place->fds[LOCAL_LAUNCH]
+                                 : saver->owner->directory;
+}
+
+static void describe_saved(Saver *saver) {
+    const Owner *owner = saver->owner;
+    UserBlock *block = &saver->block;
+    block->generation = owner->generation;
+    snprintf(block->parent, sizeof block->parent, "%s", owner->restored_from);
+    block->parent_digest = owner->restored_digest;
+}
+
+static Status make_room(const Saver *saver) {
+    size_t needed = 1 << 20; /* about what the metadata take */
+    for (int i = 0; i < ARENA_COUNT; i++)
+        needed += saver->registry->arenas[i].bytes;
+    return local_make_room(saver->options.place, needed);
+}
+
+static Status write_values(Saver *saver, int *not_finite) {
+    UserBlock *block = &saver->block;
+    if (saver->target == HELD) {
+        TRY(make_room(saver));
+        block->generation = saver->options.place->generation;
+    } else {
+        TRY(owner_check(saver->owner));
+        describe_saved(saver);
+    }
+    TRY(plan_file(saver, saver->target));
+    block->ranks = saver->collective->size;
+    catalog_name(block->generation, block->step, saver->event.name);
+    return checkpoint_write_begin(saver->planned[saver->target].plan, saver->state,
+                                  directory_of(saver), saver->event.name, &saver->writing,
+                                  &saver->report.digest, not_finite);
+}
+
+/* Who writes digests what it writes, in one pass; the others, and who could not write, digest alone. */
 static void persist(void *context) {
     Saver *saver = context;
     double start = clock_seconds();
     int not_finite = -1;
-    bool writes = saver->collective->rank == 0;
+    bool writes = writes_file(saver);
     fault_point("persist");
     keep_failure(saver, writes ? write_values(saver, &not_finite) : STATUS_OK);
     saver->report.failed = saver->outcome != STATUS_OK;
@@ -178,13 +224,13 @@ static void persist(void *context) {
 /* The same step may be saved twice: at an epoch's end and at a stop, or right after a restore. */
 static Status accept_existing(const Saver *saver, const char *name, UserBlock *block) {
     UserBlock there;
-    TRY(checkpoint_read_user_block(saver->owner->directory, name, &there));
+    TRY(checkpoint_read_user_block(directory_of(saver), name, &there));
     if (!digest_equal(there.state_digest, saver->report.digest))
         return FAIL(STATUS_EXISTS, "move that file away",
                     "%s exists already and holds another state", name);
     *block = there;
     /* the save that named it may have failed to sync its name */
-    return file_sync_directory(saver->owner->directory, name);
+    return file_sync_directory(directory_of(saver), name);
 }
 
 static void complain(Saver *saver, Status status) {
@@ -197,7 +243,7 @@ static Status name_file(Saver *saver) {
     UserBlock *block = &saver->block;
     CheckpointWriting *writing = saver->writing;
     saver->writing = NULL;
-    Status owned = owner_check(saver->owner);
+    Status owned = saver->target == DURABLE ? owner_check(saver->owner) : STATUS_OK;
     if (owned != STATUS_OK) {
         checkpoint_write_discard(writing);
         return owned;
@@ -205,7 +251,7 @@ static Status name_file(Saver *saver) {
     Status written = checkpoint_write_commit(writing, block);
     if (written == STATUS_EXISTS)
         written = accept_existing(saver, event->name, block);
-    else if (written == STATUS_OK)
+    else if (written == STATUS_OK && saver->target == DURABLE)
         saver->commits++;
     TRY(written);
     event->bytes = block->bytes;
@@ -228,7 +274,7 @@ static Status commit_and_prune(Saver *saver) {
 static void commit(void *context) {
     Saver *saver = context;
     double start = clock_seconds();
-    keep_failure(saver, commit_and_prune(saver));
+    keep_failure(saver, saver->target == HELD ? name_file(saver) : commit_and_prune(saver));
     saver->event.commit = clock_seconds() - start;
 }
 
@@ -262,6 +308,48 @@ static Status end_save(Saver *saver) {
     return STATUS_OK;
 }
 
+/* What a host could not hold is told by its own rank, once in a row. */
+static void tell_unheld(Saver *saver) {
+    if (!writes_file(saver)) return;
+    if (saver->outcome != STATUS_OK && !saver->cannot_hold)
+        LOG_W("step %lld is not held in %s (said once, until one is held again); training "
+              "and saving go on: %s (%s)",
+              (long long)saver->event.step, saver->options.place->path, saver->failure.what,
+              saver->failure.fix);
+    else if (saver->outcome == STATUS_OK && saver->cannot_hold)
+        LOG_I("step %lld is held in %s again", (long long)saver->event.step,
+              saver->options.place->path);
+    saver->cannot_hold = saver->outcome != STATUS_OK;
+}
+
+/* The same, of a state that was to be held: each host's outcome counts for itself. Collective: the event of the
+ * lowest rank that holds it reaches all. */
+static Status end_hold(Saver *saver) {
+    Collective *collective = saver->collective;
+    SaverEvent *event = &saver->event;
+    saver->phase = IDLE;
+    saver->state = NULL;
+    tell_unheld(saver);
+    saver->report.failed = !writes_file(saver) || saver->outcome != STATUS_OK;
+    TRY(collective->ops->gather(collective, &saver->report, sizeof saver->report,
+                                saver->reports));
+    int root = -1;
+    for (int rank = collective->size - 1; rank >= 0; rank--)
+        if (saver->reports[rank].failed == 0) {
+            event->hosts++;
+            root = rank;
+        }
+    int hosts = event->hosts;
+    TRY(collective->ops->broadcast(collective, event, sizeof *event, root < 0 ? 0 : root));
+    event->hosts = hosts;
+    event->finished = event->held = true;
+    if (root < 0)
+        event->status = FAIL(STATUS_IO, "see what the ranks said of it",
+                             "no host holds step %lld", (long long)event->step);
+    saver->ended = *event;
+    return STATUS_OK;
+}
+
 /* All have digested their state. */
 static Status end_persisting(Saver *saver) {
     Status judged = examination_judge(saver->collective, saver->state, saver->event.step,
@@ -272,9 +360,9 @@ static Status end_persisting(Saver *saver) {
         saver->phase = IDLE;
         return judged;
     }
-    if (saver->reports[0].failed != 0) return end_save(saver);
+    if (saver->target == DURABLE && saver->reports[0].failed != 0) return end_save(saver);
     saver->phase = COMMITTING;
-    if (saver->collective->rank == 0) task_begin(saver->task, commit, saver);
+    if (saver->writing != NULL) task_begin(saver->task, commit, saver);
     return STATUS_OK;
 }
 
@@ -285,11 +373,14 @@ uint32_t saver_bits(const Saver *saver) {
 
 Status saver_advance(Saver *saver, uint32_t bits) {
     if (saver->phase == IDLE || (bits & CONTROL_SAVING) != 0) return STATUS_OK;
-    return saver->phase == PERSISTING ? end_persisting(saver) : end_save(saver);
+    if (saver->phase == PERSISTING) return end_persisting(saver);
+    return saver->target == HELD ? end_hold(saver) : end_save(saver);
 }
 
-Status saver_begin(Saver *saver, const State *state, const UserBlock *what) {
+static Status begin(Saver *saver, Target target, const State *state,
+                    const UserBlock *what) {
     assert(saver->phase == IDLE);
+    saver->target = target;
     saver->state = state;
     saver->block = *what;
     saver->begun = clock_seconds();
@@ -301,6 +392,14 @@ Status saver_begin(Saver *saver, const State *state, const UserBlock *what) {
     saver->phase = PERSISTING;
     task_begin(saver->task, persist, saver);
     return saver->task == NULL ? saver_finish(saver) : STATUS_OK;
+}
+
+Status saver_begin(Saver *saver, const State *state, const UserBlock *what) {
+    return begin(saver, DURABLE, state, what);
+}
+
+Status saver_hold(Saver *saver, const State *state, const UserBlock *what) {
+    return begin(saver, HELD, state, what);
 }
 
 bool saver_is_busy(const Saver *saver) {

@@ -1,4 +1,5 @@
-/* Saving while training goes on: takes a state that stands still and makes it durable. In the background a
+/* Saving while training goes on: takes a state that stands still and makes it durable, or only has the hosts
+ * hold it in their memory (src/checkpoint/local.h). In the background a
  * thread of each rank works at a save, and the ranks meet for a moment at a step boundary, twice:
  *
  *   IDLE --saver_begin--> PERSISTING   rank 0 writes a hidden temporary; every rank digests its own state
@@ -6,7 +7,8 @@
  *                         COMMITTING   rank 0 gives the file its user block, syncs, names and prunes
  *        --saver_advance, once that is over--> IDLE, and an event for saver_poll
  *
- * In the foreground the same happens inside of saver_begin.
+ * In the foreground the same happens inside of saver_begin. saver_hold goes the same way, but the first rank of
+ * each host does what rank 0 does, in its host's memory.
  *
  * Invariants
  *  1. Only a state that is finite and the same on every rank is ever named.
@@ -14,18 +16,22 @@
  *  3. A failed save costs nothing but itself: what was saved before stays. max_failures in a row end
  *     the run, for then nothing protects it.
  *  4. Who has lost the directory writes nothing more.
- *  5. At most one save is in flight, and where it stands is the same on every rank after each
+ *  5. A host that cannot hold a state costs nothing: it says so once, and the other hosts hold it.
+ *  6. At most one save is in flight, and where it stands is the same on every rank after each
  *     saver_advance. */
 #pragma once
 
 #include "src/checkpoint/catalog.h"
+#include "src/checkpoint/local.h"
 #include "src/collective.h"
 
 typedef struct Saver Saver;
 
 typedef struct {
     bool finished;   /* a save ended since the last poll; all below is about it */
-    Status status;   /* STATUS_OK: durable */
+    bool held;       /* it was to be held only; then */
+    int hosts;       /* … so many hosts hold it */
+    Status status;   /* STATUS_OK: durable, or held by a host */
     Failure failure; /* when not */
     char name[CATALOG_NAME];
     int64_t step, bytes;
@@ -43,6 +49,8 @@ typedef struct {
      * saver's thread. Its failure is a warning. NULL: nothing does */
     Status (*before_commit)(void *context);
     void *context;
+    /* where this rank holds snapshots; NULL, or closed: it holds none. The caller's, until saver_close */
+    const LocalPlace *place;
 } SaverOptions;
 
 /* Plans the file and checks that there is room for two more of it (a warning otherwise).
@@ -63,6 +71,13 @@ Status saver_open(Collective *collective, const Owner *owner, const State *state
  * Ranks:   every rank, at the same step boundary; none is in flight
  * Errors:  those of saver_advance, in the foreground; none in the background */
 Status saver_begin(Saver *saver, const State *state, const UserBlock *what);
+
+/* Begins to have the hosts hold `state`, in the same way. `what` and the text of every rank with a place count,
+ * and the block's parent is the caller's, too.
+ *
+ * Ranks:   every rank, at the same step boundary; none is in flight
+ * Errors:  as saver_begin; a state that no host holds is an event */
+Status saver_hold(Saver *saver, const State *state, const UserBlock *what);
 
 /* This rank's share of the control word: CONTROL_SAVING while its thread is at work. Ranks: local */
 uint32_t saver_bits(const Saver *saver);

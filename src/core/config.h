@@ -80,7 +80,11 @@ typedef struct {
             char mode[8];    /* auto | max | min */
         } keep_best;
         bool background;
-        char memory[8];           /* auto | spare | overlap */
+        char memory[8]; /* auto | spare | overlap */
+        struct {
+            char dir[CONFIG_TEXT]; /* of every host; empty: nothing is held */
+            int64_t every_steps;
+        } local;
         char compression[16];     /* none | zlib:1 … zlib:9 */
         char mirror[CONFIG_TEXT]; /* s3://bucket/prefix; empty: none */
         double mirror_patience;   /* seconds */

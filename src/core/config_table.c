@@ -103,6 +103,8 @@ static const ConfigKey keys[] = {
     {"checkpoint.background", KEY_TRUTH, SCOPE_FREE, WHERE(checkpoint.background), NO_RANGE, "true", NULL, "a thread saves while training goes on; false: training waits for each save"},
     {"checkpoint.memory", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.memory), NO_RANGE, "auto", memories, "what is saved in the background stays behind in a spare set of the state, or lies in it and the next update waits until it is read; auto: spare where memory allows"},
     {"checkpoint.compression", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.compression), NO_RANGE, "none", compressions, "of the saved values; 1 to 3 are fast, those behind them save little more"},
+    {"checkpoint.local.dir", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.local.dir), NO_RANGE, "", NULL, "a directory in each host's memory, such as /dev/shm, that holds the newest states between two saves; empty: none"},
+    {"checkpoint.local.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.local.every_steps), 1, MAX_STEPS, RANGE_CLOSED, "10", NULL, "the state is held there each so many steps, unless a save is in flight"},
     {"checkpoint.mirror", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.mirror), NO_RANGE, "", NULL, "s3://BUCKET/PREFIX that gets each new checkpoint, behind the training, and from which an empty run.dir is filled"},
     {"checkpoint.mirror_patience", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.mirror_patience), 0, 86400, RANGE_CLOSED, "60", NULL, "seconds that a launch waits at its end for the mirror to have its last checkpoint"},
 
@@ -169,10 +171,19 @@ static const char *leaf(const char *name) {
 }
 
 const char *config_table_nearest(const char *name) {
-    static const char *const sections[] = {
-        "run",       "model",           "data",       "data.train",
-        "optimizer", "schedule",        "checkpoint", "train",
-        "log",       "data.validation", "fault",      "checkpoint.keep_best"};
+    static const char *const sections[] = {"run",
+                                           "model",
+                                           "data",
+                                           "data.train",
+                                           "optimizer",
+                                           "schedule",
+                                           "checkpoint",
+                                           "train",
+                                           "log",
+                                           "data.validation",
+                                           "fault",
+                                           "checkpoint.keep_best",
+                                           "checkpoint.local"};
     enum { SECTION_COUNT = sizeof sections / sizeof *sections };
     if (strlen(name) > NAME_LIMIT) return NULL;
     const char *nearest = NULL;

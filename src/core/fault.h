@@ -18,6 +18,6 @@ void fault_await_signals(bool (*arrived)(void));
 
 void fault_set_step(int64_t step);
 
-/* Points: start, restore, data, gradient, reduce, optimizer, evaluate, save, after_commit, finish; and on the
+/* Points: start, restore, data, gradient, reduce, optimizer, evaluate, save, after_commit, held, finish; and on the
  * thread that saves, whose step is the one that training has come to: persist, before_commit. Any thread */
 void fault_point(const char *at);

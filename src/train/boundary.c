@@ -104,6 +104,7 @@ static DueState due_state(const Trainer *self, uint32_t bits, bool evaluated, bo
                       .taken_step = self->taken_step,
                       .bits = bits,
                       .first = self->launch_steps == 0,
+                      .held = self->base.restored.held,
                       .evaluated = evaluated,
                       .better = better,
                       .busy = saving_is_busy(self),
@@ -122,7 +123,8 @@ static void defer(Trainer *self, const char *why) {
 bool boundary_is_due(const Trainer *self, uint32_t bits) {
     const DueState at = due_state(self, bits, false, false);
     return (bits & CONTROL_STOP) != 0 || boundary_evaluation_is_due(self) ||
-           due_decide(self->base.config, &at).why != NULL;
+           due_decide(self->base.config, &at).why != NULL ||
+           (holding_is_due(self) && !saving_is_busy(self));
 }
 
 Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
@@ -140,6 +142,10 @@ Status boundary_pass(Trainer *self, uint32_t bits, bool *stopped) {
         defer(self, due.why);
     else if (due.why != NULL)
         TRY(saving_begin(self, due.why, last));
+    else if (holding_is_due(self) && saving_is_busy(self))
+        holding_skip(self);
+    else if (holding_is_due(self))
+        TRY(saving_hold(self));
     *stopped = (bits & CONTROL_STOP) != 0;
     self->out_of_time = (bits & CONTROL_TIME_LIMIT) != 0;
     return STATUS_OK;

@@ -33,6 +33,8 @@ Due due_decide(const Config *config, const DueState *at) {
     due.why = patient_reason(config, at);
     /* repeated after a restore: only with this does the launch own a file of its restore point */
     if (due.why == NULL && at->evaluated && at->first) due.why = "evaluation";
+    /* the next fault may take that memory along */
+    if (due.why == NULL && at->held && at->first) due.why = "held";
     /* a state that was evaluated is worth its own file: it carries its own metrics */
     due.later = due.why != NULL && at->busy && !at->evaluated;
     return due;

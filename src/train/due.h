@@ -11,8 +11,10 @@
 typedef struct {
     int64_t step, position, total_steps; /* position 0: between two epochs */
     int64_t taken_step; /* newest state restored from, or handed to a save; -1: none */
-    uint32_t bits;  /* ControlBits of the step before, and of the evaluation right here */
-    bool first;     /* no step was trained in this launch yet */
+    uint32_t bits; /* ControlBits of the step before, and of the evaluation right here */
+    bool first;    /* no step was trained in this launch yet … */
+    bool
+        held; /* … and the state was restored from a host's memory: nothing saved holds it */
     bool evaluated; /* right here: what was taken of this step is from before it … */
     bool better;    /* … and it found the best metric so far */
     bool busy;      /* a save is in flight */

@@ -43,9 +43,9 @@ void ledger_note_start(Trainer *self) {
                    "restore", restored->restored ? restored->seconds : 0.0));
     if (!restored->restored) return;
     note(self, "restore", restored->block.step,
-         json_pack("{s:s, s:I, s:f, s:i}", "file", restored->name, "bytes",
-                   (json_int_t)restored->block.bytes, "seconds", restored->seconds,
-                   "passed_over", restored->passed_over_count));
+         json_pack("{s:s, s:I, s:b, s:f, s:i}", "file", restored->name, "bytes",
+                   (json_int_t)restored->block.bytes, "held", restored->held, "seconds",
+                   restored->seconds, "passed_over", restored->passed_over_count));
 }
 
 void ledger_note_save(Trainer *self, const SaverEvent *event, double cost) {
@@ -61,6 +61,16 @@ void ledger_note_save(Trainer *self, const SaverEvent *event, double cost) {
                    "seconds", event->seconds, "persist", event->persist, "commit",
                    event->commit, "stall", self->saving.stall, "cost", cost, "deferred",
                    self->saving.deferrals));
+}
+
+void ledger_note_hold(Trainer *self, const SaverEvent *event) {
+    if (!trainer_is_first(self)) return;
+    note(self, "hold", event->step,
+         json_pack("{s:b, s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f}", "ok", event->hosts > 0,
+                   "file", event->name, "dir", self->base.config->checkpoint.local.dir,
+                   "hosts", event->hosts, "of", self->base.collective->hosts, "bytes",
+                   (json_int_t)event->bytes, "seconds", event->seconds, "persist",
+                   event->persist, "commit", event->commit));
 }
 
 void ledger_note_mirror(Trainer *self, const MirrorEvent *event) {

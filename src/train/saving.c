@@ -32,6 +32,8 @@ static void fill_block(const Trainer *self, UserBlock *block) {
     else
         snprintf(block->metrics, sizeof block->metrics, "{}");
     snprintf(block->device_kind, sizeof block->device_kind, "%s", base->backend->kind);
+    snprintf(block->parent, sizeof block->parent, "%s", base->restored.name);
+    block->parent_digest = base->restored.block.state_digest;
     snprintf(block->author, sizeof block->author, "%s", config->run.author);
     snprintf(block->note, sizeof block->note, "%s", config->run.note);
 }
@@ -90,6 +92,11 @@ static void conclude(Trainer *self, SaverEvent *event) {
         self->saving.begun = false;
     }
     if (!event->finished) return;
+    if (event->held) {
+        holding_tell(self, event);
+        fault_point("held");
+        return;
+    }
     tell(self, event);
     if (event->status != STATUS_OK) return;
     self->saved_step = event->step;
@@ -107,7 +114,9 @@ bool saving_is_busy(const Trainer *self) {
 static Status hand_over(Trainer *self) {
     if (self->saving.begun || !snapshot_is_whole(self->snapshot)) return STATUS_OK;
     self->saving.begun = true;
-    return saver_begin(self->saver, snapshot_state(self->snapshot), &self->saving.block);
+    const State *state = snapshot_state(self->snapshot);
+    return self->saving.held ? saver_hold(self->saver, state, &self->saving.block)
+                             : saver_begin(self->saver, state, &self->saving.block);
 }
 
 Status saving_advance(Trainer *self, uint32_t bits) {
@@ -160,6 +169,7 @@ static Status prepare(Trainer *self, const char *why) {
     fill_block(self, &self->saving.block);
     TRY(note_plans(self));
     fault_point("save");
+    self->saving.held = false;
     self->saving.why = why;
     self->saving.deferrals = self->deferrals;
     self->deferred = NULL;
@@ -197,4 +207,17 @@ Status saving_begin(Trainer *self, const char *why, bool last) {
         if (event.status == STATUS_OK) return STATUS_OK;
     }
     return last ? report_unsaved(&event, why) : STATUS_OK;
+}
+
+Status saving_hold(Trainer *self) {
+    fill_block(self, &self->saving.block);
+    TRY(note_plans(self));
+    TRY(holding_prepare(self));
+    if (!self->holding.on) return STATUS_OK;
+    self->saving.held = true;
+    self->saving.waiting_since = 0;
+    TRY(take(self));
+    if (self->base.config->checkpoint.background) return hand_over(self);
+    SaverEvent event;
+    return finish(self, &event);
 }

@@ -139,6 +139,7 @@ Status setup_open(const Config *config, Collective *collective, bool weights_onl
                               .resume = config->resume,
                               .mirror = config->checkpoint.mirror,
                               .read_only = weights_only,
+                              .local_dir = config->checkpoint.local.dir,
                               .accept = weights_only ? NULL : accept_identity,
                               .context = out};
     TRY(restore_newest(collective, &request, out->state, &out->restored));

@@ -210,6 +210,7 @@ Status train_run(const Config *config, Collective *collective, uint32_t (*take_b
         Status filled = fill_outcome(self, outcome);
         if (filled != STATUS_OK) status = filled;
         boundary_finish_mirror(self);
+        if (filled == STATUS_OK) holding_finish(self);
     }
     ledger_note_end(self, status);
     if (status == STATUS_COMM) return status; /* nothing but an abort may follow */

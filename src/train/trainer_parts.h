@@ -1,5 +1,6 @@
 /* What the files of the trainer share: trainer_start.c opens a launch, trainer.c steps, boundary.c evaluates and
- * decides what is saved, saving.c saves, ledger.c tells what it cost. Nobody else includes this. */
+ * decides what is saved, saving.c saves, holding.c holds, ledger.c tells what it cost. Nobody else includes
+ * this. */
 #pragma once
 
 #include "src/checkpoint/mirror.h"
@@ -36,12 +37,23 @@ typedef struct {
     struct {
         UserBlock block;
         const char *why;
+        bool held;    /* in memory only, that is */
         bool begun;   /* the snapshot is the saver's, which still reads it */
         double stall; /* seconds that training has waited for it */
         double
             waiting_since; /* clock_seconds(), while it waits for its end; 0: it does not */
         int deferrals;
     } saving; /* the newest one */
+    struct {
+        LocalPlace place; /* of a host's first rank, where it has one */
+        bool opened;      /* `place` is initialised */
+        bool on;          /* some host has one; the same on every rank */
+        bool any;         /* since the start */
+        int hosts;        /* that held the newest */
+        int count, failed, skipped;
+        char *lineage; /* rank 0's, on the others */
+        Digest told;   /* the one that they have */
+    } holding;
     const char
         *deferred;  /* why a save is due that waits for the one in flight; NULL: none is */
     int deferrals;  /* how often one fell due and waited, since the newest one */
@@ -121,6 +133,30 @@ bool saving_is_busy(const Trainer *self);
 
 Status saving_finish(Trainer *self); /* waits for it. Collective */
 
+/* Takes the state of this boundary and has the hosts hold it; no save is in flight. Collective */
+Status saving_hold(Trainer *self);
+
+/* ---- holding.c: snapshots in each host's memory (checkpoint.local) */
+
+/* Opens the place of each host, once the run directory is owned. Collective. Memory: holding_close */
+Status holding_open(Trainer *self);
+void holding_close(Trainer *self);
+void holding_print(const Trainer *self);
+
+/* Whether the state of this boundary is to be held, unless it is saved. The same on every rank. */
+bool holding_is_due(const Trainer *self);
+void holding_skip(Trainer *self); /* it is due, but a save is in flight */
+
+/* Before a state is held: ranks that write get the texts. Without memory for them nothing is held any more.
+ * Collective */
+Status holding_prepare(Trainer *self);
+
+/* What came of it. The same event on every rank. */
+void holding_tell(Trainer *self, const SaverEvent *event);
+
+/* The newest state is saved, and the launch ends: what is held serves nobody any more. Local */
+void holding_finish(Trainer *self);
+
 /* ---- ledger.c: the lines of ledger.jsonl. Local; nothing happens on other ranks than rank 0 */
 
 /* This launch as an object: an element of the lineage. NULL: no memory. Memory: the caller's */
@@ -128,6 +164,7 @@ json_t *ledger_describe_launch(const Trainer *self, int64_t generation);
 
 void ledger_note_start(Trainer *self); /* the launch, and its restore */
 void ledger_note_save(Trainer *self, const SaverEvent *event, double cost);
+void ledger_note_hold(Trainer *self, const SaverEvent *event);
 void ledger_note_mirror(Trainer *self, const MirrorEvent *event);
 
 /* How the launch ends: `status` is the outcome of train_run so far. */

@@ -75,7 +75,7 @@ static Status write_config(const Trainer *self) {
 static Status own_directory(Trainer *self) {
     const RestoreResult *restored = &self->base.restored;
     OwnerClaim claim = restore_claim(restored);
-    claim.saved_anew = boundary_evaluation_is_due(self);
+    claim.saved_anew |= boundary_evaluation_is_due(self);
     TRY(owner_take(self->base.config->run.dir, &claim, OWNER_WATCH_S, &self->owner));
     self->owned = true;
     catalog_sweep(&self->owner);
@@ -145,7 +145,8 @@ static Status open_saver(Trainer *self) {
                             .keep = catalog_retention(config),
                             .background = config->checkpoint.background,
                             .before_commit = first ? sync_journal : NULL,
-                            .context = self->journal};
+                            .context = self->journal,
+                            .place = &self->holding.place};
     return saver_open(base->collective, first ? &self->owner : NULL, base->state,
                       &self->text, &options, &self->saver);
 }
@@ -243,6 +244,7 @@ static void print_start(const Trainer *self) {
           (long long)self->owner.generation);
     print_saving(self);
     print_clock(&self->timetable);
+    holding_print(self);
     if (self->mirror != NULL) LOG_I("mirrored to %s", config->checkpoint.mirror);
     int64_t smallest = config->train.batch / config->train.shards;
     if (model_has_batch_norm(base->graph) && smallest < 16)
@@ -252,6 +254,13 @@ static void print_start(const Trainer *self) {
               (long long)smallest);
     if (!base->restored.restored)
         LOG_I("fresh start, %lld steps to go", (long long)*base->scalars.total_steps);
+    else if (base->restored.held)
+        LOG_I(
+            "restored %s, held by rank %d on %s: step %lld of %lld, in %.2f s; it is saved "
+            "first of all",
+            base->restored.name, base->restored.holder, base->restored.holder_host,
+            (long long)*base->scalars.step, (long long)*base->scalars.total_steps,
+            base->restored.seconds);
     else
         LOG_I("restored %s: step %lld of %lld, in %.2f s", base->restored.name,
               (long long)*base->scalars.step, (long long)*base->scalars.total_steps,
@@ -269,13 +278,15 @@ Status trainer_start(Trainer *self) {
     Status mine = residence_upload(base->state, base->backend);
     if (mine == STATUS_OK && trainer_is_first(self)) mine = own_directory(self);
     TRY(trainer_agree(self, mine));
+    TRY(holding_open(self));
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
     TRY(trainer_agree(self, open_snapshot(self)));
     TRY(open_saver(self));
     TRY(trainer_agree(self, open_mirror(self)));
     /* a file elsewhere that is saved anew here is not here yet */
-    bool elsewhere = base->restored.path[0] != '\0' && boundary_evaluation_is_due(self);
+    bool elsewhere = base->restored.held ||
+                     (base->restored.path[0] != '\0' && boundary_evaluation_is_due(self));
     self->saved_step =
         base->restored.restored && !elsewhere ? base->restored.block.step : -1;
     self->taken_step = self->saved_step;
@@ -292,6 +303,7 @@ void trainer_stop(Trainer *self) {
     loader_close(self->loader);
     saver_close(self->saver);
     snapshot_close(self->snapshot);
+    holding_close(self);
     evaluator_close(self->evaluator);
     step_close(self->step);
     journal_close(self->journal);

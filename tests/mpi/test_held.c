@@ -3,8 +3,11 @@
 #include "dist/world.h"
 #include "src/checkpoint/local.h"
 #include "src/checkpoint/restore.h"
+#include "src/checkpoint/saver.h"
 #include "tests/support/run_directory.h"
 #include "tests/support/test.h"
+
+#include <math.h>
 
 static Collective *world;
 static RunDirectory run; /* rank 0's */
@@ -13,7 +16,8 @@ static char dir[64]; /* this rank's own memory */
 static State *state;
 static RestoreResult result;
 static LocalPlace place;
-static Digest restored_digest; /* of the launch before */
+static Owner owner = {.directory = -1}; /* rank 0's */
+static Digest restored_digest;          /* of the launch before */
 
 static int make_run(void **unused) {
     (void)unused;
@@ -33,6 +37,7 @@ static int remove_run(void **unused) {
     restore_result_free(&result);
     state_destroy(state);
     local_close(&place);
+    owner_release(&owner);
     world->ops->barrier(world);
     if (world->rank == 0) run_directory_remove(&run);
     return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
@@ -44,25 +49,21 @@ static Status restore_as(const char *resume) {
     return restore_newest(world, &request, state, &result);
 }
 
-/* A launch that goes on from a step (-1: afresh) and has a place on every host; it was killed. */
+/* A launch that goes on from a step (-1: afresh) and has a place on every host. */
 static void launch(int64_t generation, int64_t step) {
     LocalRun described;
     if (world->rank == 0) {
-        Owner owner;
-        Catalog catalog;
+        owner_release(&owner);
         OwnerClaim claim = {.restored_step = -1};
         if (step >= 0) claim = claim_of(generation - 1, step, restored_digest);
         claim.saved_anew = true;
         assert_ok(owner_take(run_path, &claim, 0.0, &owner));
         assert_int_equal(owner.generation, generation);
-        owner_release(&owner);
-        assert_ok(catalog_open(run_path, &catalog));
-        assert_ok(local_describe(run_path, &catalog, &described));
-        catalog_close(&catalog);
+        assert_ok(local_describe_owner(&owner, &described));
     }
     assert_ok(world->ops->broadcast(world, &described, sizeof described, 0));
     local_close(&place);
-    assert_ok(local_open(dir, &described, generation, step, &place));
+    assert_ok(local_open(dir, &described, step, &place));
 }
 
 /* Held by one rank's host only. */
@@ -179,14 +180,15 @@ static void when_all_that_is_held_is_damaged_auto_begins_afresh(void **unused) {
 static void what_a_zombie_holds_after_its_successor_began_does_not_count(void **unused) {
     (void)unused;
     launch(1, -1);
-    hold_on(last(), 100);
+    for (int rank = 0; rank < world->size; rank++)
+        hold_on(rank, 100);
     LocalPlace zombie = place;
     place = (LocalPlace){.fds = {-1, -1, -1, -1}};
     launch(2, 100);
     RunDirectory there = {.directory = zombie.fds[LOCAL_LAUNCH]};
     write_stepped(&there, 1, 900);
     assert_ok(restore_as("auto"));
-    assert_restored(100, true, last());
+    assert_restored(100, true, 0);
     hold_on(last(), 110);
     assert_ok(restore_as("auto"));
     assert_restored(110, true, last());
@@ -259,6 +261,104 @@ static void another_identity_ends_the_restore_everywhere(void **unused) {
     assert_int_equal(calls, world->rank == last());
 }
 
+/* ---- by the saver */
+
+static bool background;
+static Saver *saver;
+
+static void open_saver(void) {
+    static const CheckpointText text = {"{}", "run: {}\n", "[]"};
+    SaverOptions options = {
+        .max_failures = 1, .keep.keep_last = 3, .background = background, .place = &place};
+    launch(1, -1);
+    assert_ok(saver_open(world, world->rank == 0 ? &owner : NULL, state, &text, &options,
+                         &saver));
+}
+
+static void fill(int64_t step) {
+    State *like = stepped_state(step);
+    for (int i = 0; i < ARENA_COUNT; i++)
+        if (state->arenas[i].bytes > 0)
+            memcpy(state->arenas[i].data, like->arenas[i].data, like->arenas[i].bytes);
+    state_destroy(like);
+}
+
+static Status hold(int64_t step, SaverEvent *event) {
+    UserBlock what = {.step = step};
+    fill(step);
+    Status status = saver_hold(saver, state, &what);
+    if (status == STATUS_OK) status = saver_finish(saver);
+    saver_poll(saver, event);
+    return status;
+}
+
+static void every_host_holds_what_the_saver_is_given(void **unused) {
+    (void)unused;
+    SaverEvent event;
+    open_saver();
+    for (int64_t step = 10; step <= 40; step += 10) {
+        assert_ok(hold(step, &event));
+        assert_true(event.finished && event.held);
+        assert_int_equal(event.status, STATUS_OK);
+        assert_int_equal(event.hosts, world->size);
+        assert_int_equal(event.step, step);
+        assert_true(event.bytes > 8192);
+    }
+    assert_string_equal(event.name, "g0001-step-000000000040.h5");
+    if (world->rank == 0) assert_false(has_checkpoint(&run, 1, 40));
+    RunDirectory there = {.directory = place.fds[LOCAL_LAUNCH]};
+    assert_true(has_checkpoint(&there, 1, 30));
+    assert_false(has_checkpoint(&there, 1, 20));
+    assert_ok(hold(40, &event)); /* the same step and values: there already */
+    assert_int_equal(event.hosts, world->size);
+    saver_close(saver);
+    assert_ok(restore_as("auto"));
+    assert_restored(40, true, 0);
+    assert_int_equal(result.block.ranks, world->size);
+}
+
+static void a_host_that_cannot_hold_costs_the_others_nothing(void **unused) {
+    (void)unused;
+    SaverEvent event;
+    open_saver();
+    if (world->rank == last()) local_remove(&place);
+    assert_ok(hold(10, &event));
+    assert_int_equal(event.hosts, last());
+    assert_int_equal(event.status == STATUS_OK, world->size > 1);
+    if (world->rank == 0 && world->size > 1) /* full: it was there and goes away */
+        assert_int_equal(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    for (int64_t step = 20; step <= 40; step += 10) {
+        assert_ok(hold(step, &event)); /* max_failures counts saves only */
+        assert_int_equal(event.hosts, world->size > 2 ? world->size - 2 : 0);
+    }
+    UserBlock what = {.step = 40};
+    assert_ok(saver_begin(saver, state, &what));
+    assert_ok(saver_finish(saver));
+    saver_poll(saver, &event);
+    assert_false(event.held);
+    assert_int_equal(event.status, STATUS_OK);
+    saver_close(saver);
+    if (world->rank == 0) assert_true(has_checkpoint(&run, 1, 40));
+    if (world->rank == 0 && world->size > 1) assert_int_equal(mkdir(dir, 0700), 0);
+}
+
+static void what_ranks_do_not_agree_on_is_not_held(void **unused) {
+    (void)unused;
+    SaverEvent event;
+    open_saver();
+    assert_ok(hold(10, &event));
+    UserBlock what = {.step = 20};
+    fill(20);
+    float *values = state_data(state, 0);
+    values[7] = world->size > 1 ? (float)world->rank : NAN;
+    Status status = saver_hold(saver, state, &what);
+    if (status == STATUS_OK) status = saver_finish(saver);
+    assert_int_equal(status, world->size > 1 ? STATUS_CORRUPT : STATUS_NOT_FINITE);
+    saver_close(saver);
+    assert_ok(restore_as("auto"));
+    assert_restored(10, true, 0);
+}
+
 int main(int argc, char **argv) {
     assert_ok(world_start(&argc, &argv, &world));
     world->host_rank = 0;
@@ -275,7 +375,15 @@ int main(int argc, char **argv) {
         TEST(a_host_whose_place_is_not_its_own_holds_nothing),
         TEST(another_identity_ends_the_restore_everywhere),
     };
+    const struct CMUnitTest holding[] = {
+        TEST(every_host_holds_what_the_saver_is_given),
+        TEST(a_host_that_cannot_hold_costs_the_others_nothing),
+        TEST(what_ranks_do_not_agree_on_is_not_held),
+    };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("held in the foreground", holding, NULL, NULL);
+    background = true;
+    failed += cmocka_run_group_tests_name("held in the background", holding, NULL, NULL);
     world_finish(world);
     return failed;
 }

@@ -431,6 +431,8 @@ static void keys_that_contradict_each_other_are_refused(void **state) {
     REFUSED(DATA "schedule: {kind: multistep, milestones: []}\n", 2, 41,
             "at least one step");
     REFUSED(DATA "schedule: {kind: cosine, min_lr: 0.2}\n", 2, 34, "at most optimizer.lr");
+    REFUSED(DATA "checkpoint: {local: {dir: shm}}\n", 2, 27, "checkpoint.local.dir",
+            "an absolute path");
     REFUSED(DATA "train: {max_steps: 5}\nschedule: {kind: cosine, warmup_steps: 5}\n", 3,
             40, "fewer than train.max_steps");
     REFUSED("data:\n  train: {images: a, labels: b}\n  validation: {images: c, labels: d}\n"

@@ -114,6 +114,18 @@ static void nothing_is_saved_twice(void **unused) {
     assert_now(&config, &at, "stop");
 }
 
+static void what_was_held_only_is_saved_first_of_all(void **unused) {
+    (void)unused;
+    Config config = config_of(0, false);
+    DueState at = state_at(33, 40);
+    at.held = true;
+    assert_nothing(&config, &at);
+    at.first = true;
+    assert_now(&config, &at, "held");
+    at.taken_step = 33;
+    assert_nothing(&config, &at);
+}
+
 static void a_repeated_evaluation_is_saved(void **unused) {
     (void)unused;
     Config config = config_of(0, false);
@@ -177,6 +189,7 @@ int main(void) {
         cmocka_unit_test(a_better_metric_is_saved_where_that_is_wanted),
         cmocka_unit_test(the_clock_is_heard_through_the_control_word),
         cmocka_unit_test(nothing_is_saved_twice),
+        cmocka_unit_test(what_was_held_only_is_saved_first_of_all),
         cmocka_unit_test(a_repeated_evaluation_is_saved),
         cmocka_unit_test(what_time_asks_for_waits_for_the_save_in_flight),
         cmocka_unit_test(what_names_a_state_does_not),

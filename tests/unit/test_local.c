@@ -45,15 +45,13 @@ static int64_t launch(const OwnerClaim *claim) {
 
 static void open_place(int64_t restored_step, LocalPlace *place) {
     LocalRun described = describe();
-    long long generation;
     assert_true(described.count > 0);
-    assert_int_equal(sscanf(described.folders[0], "g%lld", &generation), 1);
-    assert_ok(local_open(dir, &described, generation, restored_step, place));
+    assert_ok(local_open(dir, &described, restored_step, place));
 }
 
 static Digest hold(const LocalPlace *place, int64_t step) {
     RunDirectory there = {.directory = place->fds[LOCAL_LAUNCH]};
-    local_make_room(place);
+    assert_ok(local_make_room(place, 1 << 16));
     return write_stepped(&there, place->generation, step);
 }
 
@@ -95,6 +93,17 @@ static void a_run_holds_its_newest_two(void **state) {
     assert_non_null(strstr(place.path, dir));
     local_close(&place);
     assert_string_equal(listed(), "1:400, 1:300");
+}
+
+static void where_there_is_too_little_room_nothing_is_tried(void **state) {
+    (void)state;
+    LocalPlace place;
+    launch(&FRESH);
+    open_place(-1, &place);
+    hold(&place, 100);
+    assert_fails(local_make_room(&place, (size_t)1 << 60), STATUS_IO, "needs about");
+    assert_string_equal(listed(), "1:100");
+    local_close(&place);
 }
 
 static void what_is_listed_tells_its_state(void **state) {
@@ -222,6 +231,8 @@ static void a_run_that_is_complete_leaves_nothing(void **state) {
     hold(&place, 200);
     close(openat(place.fds[LOCAL_LAUNCH], ".g0001-step-000000000300.h5.1.tmp",
                  O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    /* of a launch that was killed before it held anything */
+    assert_int_equal(mkdirat(place.fds[LOCAL_RUN], "g0001-0000000000000007", 0700), 0);
     local_remove(&place);
     assert_int_equal(entries_of(dir), 0);
     local_remove(&place); /* closed: nothing happens */
@@ -250,19 +261,19 @@ static void a_place_that_others_can_reach_is_refused(void **state) {
     snprintf(user, sizeof user, "%s/rekindle-%u", dir, geteuid());
     assert_int_equal(mkdir(user, 0700), 0);
     assert_int_equal(chmod(user, 0755), 0);
-    assert_fails(local_open(dir, &described, 1, -1, &place), STATUS_IO, "mode 755");
+    assert_fails(local_open(dir, &described, -1, &place), STATUS_IO, "mode 755");
     assert_int_equal(place.fds[LOCAL_LAUNCH], -1);
     assert_fails(local_list(dir, &described, files, &count), STATUS_IO, "nobody else");
     assert_int_equal(chmod(user, 0700), 0);
     if (geteuid() == 0) { /* only then can we give it away */
         assert_int_equal(chown(user, 12345, 12345), 0);
-        assert_fails(local_open(dir, &described, 1, -1, &place), STATUS_IO, "user 12345");
+        assert_fails(local_open(dir, &described, -1, &place), STATUS_IO, "user 12345");
     }
     assert_int_equal(rmdir(user), 0);
     assert_int_equal(symlink("/tmp", user), 0);
-    assert_fails(local_open(dir, &described, 1, -1, &place), STATUS_IO, "cannot open");
+    assert_fails(local_open(dir, &described, -1, &place), STATUS_IO, "cannot open");
     assert_int_equal(unlink(user), 0);
-    assert_ok(local_open(dir, &described, 1, -1, &place));
+    assert_ok(local_open(dir, &described, -1, &place));
     local_remove(&place);
 }
 
@@ -271,7 +282,7 @@ static void a_directory_that_is_missing_is_named(void **state) {
     LocalPlace place;
     launch(&FRESH);
     LocalRun described = describe();
-    assert_fails(local_open("/nonexistent/shm", &described, 1, -1, &place), STATUS_IO,
+    assert_fails(local_open("/nonexistent/shm", &described, -1, &place), STATUS_IO,
                  "/nonexistent/shm");
 }
 
@@ -279,6 +290,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_run, remove_run)
     const struct CMUnitTest tests[] = {
         TEST(a_run_holds_its_newest_two),
+        TEST(where_there_is_too_little_room_nothing_is_tried),
         TEST(what_is_listed_tells_its_state),
         TEST(damage_is_told_and_a_wrong_name_too),
         TEST(what_another_history_of_the_path_left_is_not_listed_and_goes),
