@@ -151,6 +151,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # ---- answers
 
     def answer(self, code, body=b"", headers=(), length=None):
+        with self.store.lock:  # before: who has the answer may end, and the test counts then
+            self.store.sent += len(body)
+            self.store.log.append((self.command, self.key, self.raw_query, code))
         self.send_response(code)
         for name, value in headers:
             self.send_header(name, value)
@@ -158,9 +161,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-        with self.store.lock:
-            self.store.sent += len(body)
-            self.store.log.append((self.command, self.key, self.raw_query, code))
 
     def xml(self, root, inner, code=200):
         self.answer(code, ('<?xml version="1.0" encoding="UTF-8"?>\n<%s xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
