@@ -34,7 +34,7 @@ SECTIONS = {
     "device": "cuda",
     "data": {"augment": "[crop, flip]", "crop_padding": 2},
     "schedule": {"kind": "cosine", "warmup_steps": 3},
-    "checkpoint": {"every_steps": 3, "keep_last": 2},
+    "checkpoint": {"every_steps": 3, "keep_last": 2, "background": "true"},
     "log": {"every_steps": 1},
 }
 # Where a rank dies; %d: the first evaluation's step. Each net takes a part of them.
