@@ -138,12 +138,21 @@ Arena *saving_target(Trainer *self) {
     return NULL;
 }
 
+/* A device apart can fail here, on one rank alone: then no rank has a snapshot. */
+static Status agree_apart(Trainer *self, Status mine) {
+    if (self->base.backend->ops->host_memory) return mine;
+    Status outcome = trainer_agree(self, mine);
+    if (outcome == STATUS_OK) return STATUS_OK;
+    Failure failure = *status_failure();
+    snapshot_wait(self->snapshot); /* nothing may arrive in memory that is given back */
+    snapshot_release(self->snapshot);
+    return status_adopt(&failure);
+}
+
 static Status finish(Trainer *self, SaverEvent *event) {
     memset(event, 0, sizeof *event);
     if (!saving_is_busy(self)) return STATUS_OK;
-    Status mine = snapshot_wait(self->snapshot);
-    if (!self->base.backend->ops->host_memory) mine = trainer_agree(self, mine);
-    TRY(mine);
+    TRY(agree_apart(self, snapshot_wait(self->snapshot)));
     TRY(hand_over(self));
     TRY(saver_finish(self->saver));
     conclude(self, event);
@@ -159,9 +168,7 @@ Status saving_finish(Trainer *self) {
 /* ---- at a boundary */
 
 static Status take(Trainer *self) {
-    Status mine = snapshot_take(self->snapshot);
-    if (!self->base.backend->ops->host_memory) mine = trainer_agree(self, mine);
-    return mine;
+    return agree_apart(self, snapshot_take(self->snapshot));
 }
 
 /* What the save is to be: of this state, for this reason. */
