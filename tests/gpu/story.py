@@ -34,12 +34,13 @@ SECTIONS = {
     "device": "cuda",
     "data": {"augment": "[crop, flip]", "crop_padding": 2},
     "schedule": {"kind": "cosine", "warmup_steps": 3},
-    "checkpoint": {"every_steps": 3, "keep_last": 2, "background": "true"},
+    "checkpoint": {"every_steps": 3, "keep_last": 2},
     "log": {"every_steps": 1},
 }
 # Where a rank dies; %d: the first evaluation's step. Each net takes a part of them.
 FAULTS = ["step:1,at:reduce", "step:8,at:gradient", "step:8,at:reduce", "step:8,at:optimizer", "step:%d,at:evaluate",
-          "step:6,at:save", "step:9,at:after_commit"]
+          "step:6,at:save", "step:9,at:after_commit", "at:persist,pass:2"]
+BEHIND = ["checkpoint.background=true"]
 
 
 class Story:
@@ -82,7 +83,8 @@ class Story:
         evaluation = (SAMPLES + batch - 1) // batch
         for ranks in self.ranks:
             what = "%s, %d ranks" % (net, ranks)
-            digest = self.finished(what, self.launch(ranks, run_file, self.fresh("undisturbed")))
+            sets = BEHIND if first is not None else []
+            digest = self.finished(what, self.launch(ranks, run_file, self.fresh("undisturbed"), sets))
             told = digest and rekindle.metrics(os.path.join(self.work, "undisturbed"))
             first, lines = first or digest, lines or told
             self.tally.check(digest is not None and digest == first, what + ": other bits than on %d" % self.ranks[0])
@@ -93,9 +95,10 @@ class Story:
             then = self.ranks[(number + 1) % len(self.ranks)]
             what = "%s, killed at %s on %d ranks, then %d" % (net, fault, ranks, then)
             self.fresh("killed")
-            ended = self.launch(ranks, run_file, "killed", fault="rank:%d,%s" % (ranks - 1, fault))
+            sets = BEHIND if "persist" in fault else []
+            ended = self.launch(ranks, run_file, "killed", sets, fault="rank:%d,%s" % (ranks - 1, fault))
             self.tally.check("REKINDLE_FAULT fires" in ended.output and ended.code == 137, what + ": no kill", ended)
-            ended = self.launch(then, run_file, "killed")
+            ended = self.launch(then, run_file, "killed", sets)
             self.tally.check("restored g0001" in ended.output or "step:1," in fault, what + ": did not restore", ended)
             digest = self.finished(what, ended)
             self.tally.check(digest is not None and digest == first, what + ": other bits")
@@ -159,8 +162,8 @@ def main():
         print(probe.output)
         return 77
     cases = {
-        "mlp": lambda: story.exact("mlp", (0, 1, 2, 3, 4, 5, 6)),
-        "lenet": lambda: story.exact("lenet", (1, 2, 4)),
+        "mlp": lambda: story.exact("mlp", (0, 1, 2, 3, 4, 5, 6, 7)),
+        "lenet": lambda: story.exact("lenet", (1, 2, 4, 7)),
         "resnet20": lambda: story.exact("resnet20", (2, 6)),
         "fast": story.fast,
         "moves": story.moves,
