@@ -82,6 +82,19 @@ class Training:
         self.kill("plans", model, 2, "rank:1,step:8,at:reduce")
         self.finishes("with other plans at hand", self.train(model, 3, extra=other), digest)
 
+    def held_in_memory(self, model, digest):
+        """A state that only the host's memory holds, and with it the plans."""
+        memory = os.path.join(self.work, "memory")
+        os.makedirs(memory)
+        sets = ["checkpoint.every_steps=0", "checkpoint.every_epoch=false", "checkpoint.local.dir=" + memory,
+                "checkpoint.local.every_steps=1"]
+        self.kill("held", model, 2, "rank:1,step:8,at:reduce", sets=sets + ["checkpoint.background=false"])
+        ended = self.train(model, 3, sets=sets + ["checkpoint.background=true"], extra={"GPU_DOUBLE_PLAN": "double-2"})
+        self.finishes("held in memory, other plans at hand", ended, digest)
+        self.tally.check("held by rank 0 on" in ended.output and ": step 7 of" in ended.output, "the held state is not gone on from",
+                         ended)
+        self.tally.check(not os.listdir(memory), "something is left in memory", os.listdir(memory))
+
     def without_a_gpu(self, model):
         none = {"GPU_DOUBLE_DEVICES": "0"}
         self.fresh()
@@ -101,7 +114,9 @@ class Training:
 def main():
     training = Training(sys.argv[1], sys.argv[2])
     training.shares_one_gpu("mlp", training.undisturbed("mlp"))
-    training.keeps_its_plans("lenet", training.undisturbed("lenet"))
+    lenet = training.undisturbed("lenet")
+    training.keeps_its_plans("lenet", lenet)
+    training.held_in_memory("lenet", lenet)
     training.without_a_gpu("mlp")
     training.too_little_memory("mlp")
     return training.tally.finish()

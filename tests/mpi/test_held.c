@@ -342,6 +342,27 @@ static void a_host_that_cannot_hold_costs_the_others_nothing(void **unused) {
     if (world->rank == 0 && world->size > 1) assert_int_equal(mkdir(dir, 0700), 0);
 }
 
+static void hosts_that_share_a_directory_do_not_disturb_each_other(void **unused) {
+    (void)unused;
+    SaverEvent event;
+    char own[sizeof dir];
+    memcpy(own, dir, sizeof dir);
+    assert_ok(world->ops->broadcast(world, dir, sizeof dir, 0));
+    open_saver();
+    for (int64_t step = 10; step <= 80; step += 10) {
+        assert_ok(hold(step, &event));
+        assert_int_equal(event.hosts, world->size);
+    }
+    saver_close(saver);
+    assert_ok(restore_as("auto"));
+    assert_restored(80, true, 0);
+    local_remove(&place);
+    assert_ok(world->ops->barrier(world));
+    if (world->rank == 0) assert_int_equal(rmdir(dir), 0); /* nothing was left in it */
+    memcpy(dir, own, sizeof dir);
+    if (world->rank == 0) assert_int_equal(mkdir(dir, 0700), 0);
+}
+
 static void what_ranks_do_not_agree_on_is_not_held(void **unused) {
     (void)unused;
     SaverEvent event;
@@ -378,6 +399,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest holding[] = {
         TEST(every_host_holds_what_the_saver_is_given),
         TEST(a_host_that_cannot_hold_costs_the_others_nothing),
+        TEST(hosts_that_share_a_directory_do_not_disturb_each_other),
         TEST(what_ranks_do_not_agree_on_is_not_held),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
