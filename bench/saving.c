@@ -207,9 +207,10 @@ static void describe(void) {
     json_int_t bytes = 0;
     for (int i = 0; i < ARENA_COUNT; i++)
         bytes += (json_int_t)run.setup.state->arenas[i].bytes;
-    measure_answer(world,
-                   json_pack("{s:i, s:I, s:i, s:i, s:i}", "ranks", world->size, "bytes",
-                             bytes, "batch", BATCH, "width", WIDTH, "threads", 1));
+    measure_answer(world, json_pack("{s:i, s:I, s:I, s:i, s:i}", "ranks", world->size,
+                                    "bytes", bytes, "spare_bytes",
+                                    (json_int_t)snapshot_spare_bytes(snapshot), "batch",
+                                    BATCH, "width", WIDTH));
 }
 
 static void obey(FILE *commands) {
