@@ -4,6 +4,7 @@
 #include "src/collective.h"
 
 #include <stddef.h>
+#include <string.h>
 
 /* Of exactly this state. */
 static const char *pressing_reason(const Config *config, const DueState *at) {
@@ -35,7 +36,8 @@ Due due_decide(const Config *config, const DueState *at) {
     if (due.why == NULL && at->evaluated && at->first) due.why = "evaluation";
     /* the next fault may take that memory along */
     if (due.why == NULL && at->held && at->first) due.why = "held";
-    /* a state that was evaluated is worth its own file: it carries its own metrics */
-    due.later = due.why != NULL && at->busy && !at->evaluated;
+    /* where the best is kept, a state that was evaluated gets its own file, with its own metrics */
+    bool judged = at->evaluated && strcmp(config->checkpoint.keep_best.metric, "none") != 0;
+    due.later = due.why != NULL && at->busy && !judged;
     return due;
 }

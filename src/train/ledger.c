@@ -56,11 +56,12 @@ void ledger_note_save(Trainer *self, const SaverEvent *event, double cost) {
     self->spent.cost += cost;
     if (!trainer_is_first(self)) return;
     note(self, "save", event->step,
-         json_pack("{s:b, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:i}", "ok", good, "file",
-                   event->name, "why", self->saving.why, "bytes", (json_int_t)event->bytes,
-                   "seconds", event->seconds, "persist", event->persist, "commit",
-                   event->commit, "stall", self->saving.stall, "cost", cost, "deferred",
-                   self->saving.deferrals));
+         json_pack("{s:b, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "ok", good,
+                   "file", event->name, "why", self->saving.why, "bytes",
+                   (json_int_t)event->bytes, "begun",
+                   self->timetable.save.begun - self->opened, "seconds", event->seconds,
+                   "persist", event->persist, "commit", event->commit, "stall",
+                   self->saving.stall, "cost", cost, "deferred", self->saving.deferrals));
 }
 
 void ledger_note_hold(Trainer *self, const SaverEvent *event) {

@@ -186,19 +186,19 @@ static Status prepare(Trainer *self, const char *why) {
 }
 
 static Status save_behind(Trainer *self, double start) {
+    double begun = clock_seconds();
     self->saving.waiting_since = 0;
     TRY(take(self));
     TRY(hand_over(self));
-    double now = clock_seconds();
-    self->saving.stall = now - start;
-    timetable_began_save(&self->timetable, start, now);
+    self->saving.stall = clock_seconds() - start;
+    timetable_began_save(&self->timetable, begun, self->saving.stall);
     return STATUS_OK;
 }
 
 static Status save_now(Trainer *self, double start, SaverEvent *event) {
     self->saving.waiting_since = start;
     self->saving.stall = 0;
-    timetable_began_save(&self->timetable, start, start);
+    timetable_began_save(&self->timetable, clock_seconds(), 0);
     TRY(take(self));
     return finish(self, event);
 }

@@ -99,10 +99,10 @@ void timetable_saw_step(Timetable *self, double seconds) {
     }
 }
 
-void timetable_began_save(Timetable *self, double begun, double now) {
+void timetable_began_save(Timetable *self, double begun, double stall) {
     self->save.flies = true;
     self->save.begun = begun;
-    self->save.stall = now - begun;
+    self->save.stall = stall;
     self->save.slower = 0;
     self->counted_from = begun;
 }

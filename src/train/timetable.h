@@ -51,8 +51,8 @@ double timetable_reserve(const Timetable *self);
 /* A step has been trained in so many seconds, without what happens between two steps. */
 void timetable_saw_step(Timetable *self, double seconds);
 
-/* A save was begun at `begun`, and its boundary is passed at `now`. */
-void timetable_began_save(Timetable *self, double begun, double now);
+/* A save was begun at `begun`, and its boundary took `stall` seconds. */
+void timetable_began_save(Timetable *self, double begun, double stall);
 
 /* It ended, durable or not, and training has waited for it so long, as far as that was seen. Gives what it
  * cost training: that, or the boundary's stall and what the steps meanwhile took more than usual, whichever is

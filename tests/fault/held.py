@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import ledger  # noqa: E402
 import rekindle  # noqa: E402
 
 SECTIONS = {
@@ -83,6 +84,8 @@ class Held:
             wrong.append("something is left in memory: %s" % list(os.walk(self.memory)))
         if rekindle.temporaries(self.run_dir):
             wrong.append("temporary files are left")
+        misdescribed, events = ledger.trouble(self.run_dir)
+        wrong += misdescribed + ([] if "hold" in events else ["the ledger tells of no hold"])
         self.tally.check(not wrong, what, "; ".join(wrong) + "\n" + str(ended))
 
 

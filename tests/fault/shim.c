@@ -7,6 +7,7 @@
  *   SHIM_DO      kill-before kill-after stop-before stop-after short, or an error's name (ENOSPC …)
  *   SHIM_HAPPENS set: a call that is to fail does its work first, and only its answer is lost
  *   SHIM_ALWAYS  set: every later call fails, too, where the error can be (see plausible)
+ *   SHIM_SYNC_MS milliseconds that every sync takes longer: a slow disk
  *   SHIM_REPORT  file that gets one line for each injection
  *
  * The library calls the kernel itself: nothing here depends on what it wraps. Calls are numbered over all
@@ -27,6 +28,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What a call does, as far as errors differ. */
@@ -79,6 +81,7 @@ static long wanted;
 static Action action;
 static int action_error;
 static bool always, happens;
+static long slow_sync_ms;
 static atomic_long calls;
 static _Thread_local bool interrupted; /* the previous watched call of this thread was */
 
@@ -111,6 +114,8 @@ __attribute__((constructor)) static void begin(void) {
     report_fd = open_log("SHIM_REPORT");
     always = getenv("SHIM_ALWAYS") != NULL;
     happens = getenv("SHIM_HAPPENS") != NULL;
+    const char *slow = getenv("SHIM_SYNC_MS");
+    slow_sync_ms = slow != NULL ? atol(slow) : 0;
     if (at == NULL) return;
     wanted = atol(at);
     for (size_t i = 0; what != NULL && i < sizeof actions / sizeof *actions; i++)
@@ -202,6 +207,10 @@ static Verdict judge(bool watched, Kind kind, const char *call, const char *path
     if (!watched) return verdict;
     verdict.number = atomic_fetch_add(&calls, 1) + 1;
     say(trace_fd, &verdict, kind, call, path, "");
+    if (kind == KIND_SYNC && slow_sync_ms > 0) {
+        struct timespec wait = {slow_sync_ms / 1000, slow_sync_ms % 1000 * 1000000};
+        nanosleep(&wait, NULL);
+    }
     bool first = verdict.number == wanted;
     bool later = always && wanted > 0 && verdict.number > wanted && plausible(kind);
     bool was_interrupted = interrupted;

@@ -5,8 +5,10 @@ import os
 import re
 
 ARCHITECTURE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "ARCHITECTURE.md")
-TYPES = {"ok": bool, "time": str, "file": str, "why": str, "what": str, "launch": dict, "step": int, "generation": int,
-         "bytes": int, "passed_over": int, "deferred": int, "steps": int, "saves": int, "failed": int, "exit": int}
+TYPES = {**dict.fromkeys(("ok", "held"), bool), "launch": dict,
+         **dict.fromkeys(("event", "time", "file", "why", "what", "dir"), str),
+         **dict.fromkeys(("step", "generation", "bytes", "passed_over", "deferred", "steps", "saves", "failed", "exit",
+                          "hosts", "of"), int)}  # all others are seconds
 
 
 def fields():
@@ -38,7 +40,7 @@ def trouble(run_dir):
             found.append("line %d has other fields than the table: %s" % (number, line))
             continue
         for name, value in line.items():
-            wanted = TYPES.get(name, str if name == "event" else float)
+            wanted = TYPES.get(name, float)
             if not isinstance(value, wanted) or wanted is int and isinstance(value, bool):
                 found.append("line %d: %s is %r" % (number, name, value))
             elif wanted in (int, float) and value < 0:

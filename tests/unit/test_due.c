@@ -12,6 +12,7 @@ static Config config_of(int64_t every_steps, bool every_epoch) {
     config.checkpoint.every_steps = every_steps;
     config.checkpoint.every_epoch = every_epoch;
     strcpy(config.checkpoint.interval, "none");
+    strcpy(config.checkpoint.keep_best.metric, "none");
     return config;
 }
 
@@ -160,6 +161,8 @@ static void what_names_a_state_does_not(void **unused) {
     assert_now(&config, &at, "epoch");
     at = state_at(20, 40);
     at.busy = at.evaluated = true;
+    assert_later(&config, &at, "interval");
+    strcpy(config.checkpoint.keep_best.metric, "loss"); /* which that file would carry */
     assert_now(&config, &at, "interval");
     at = state_at(7, 40);
     at.busy = true;

@@ -98,7 +98,8 @@ static void a_torn_line_and_foreign_ones_count_for_nothing(void **unused) {
     fputs("{\"event\":\"save\",\"generation\":1,\"at\":2,\"ok\":false,\"stall\":1,"
           "\"seconds\":1}\n",
           ledger);
-    fwrite("{\"event\":\"stop\"\0,\"generation\":1,\"at\":3}\n", 1, 42, ledger);
+    const char zero[] = "{\"event\":\"stop\"\0,\"generation\":1,\"at\":3}\n";
+    fwrite(zero, 1, sizeof zero - 1, ledger);
     fputs("{\"event\":\"stop\",\"generation\":1,\"at\":3}", ledger);
     History history = finish();
     assert_int_equal(history.launches, 1);

@@ -42,7 +42,7 @@ static void minutes_are_counted_from_the_last_save_of_any_kind(void **unused) {
     assert_int_equal(timetable_look(&timetable, 1059), 0);
     assert_int_equal(timetable_look(&timetable, 1060), CONTROL_DUE);
     assert_int_equal(timetable_look(&timetable, 1061), 0); /* asked for once */
-    timetable_began_save(&timetable, 1090, 1091);          /* put off until here */
+    timetable_began_save(&timetable, 1090, 1);             /* put off until here */
     timetable_ended_save(&timetable, 1092, 0, true);
     assert_int_equal(timetable_look(&timetable, 1149), 0);
     assert_int_equal(timetable_look(&timetable, 1150), CONTROL_DUE);
@@ -55,7 +55,7 @@ static void auto_follows_what_saves_cost(void **unused) {
     (void)unused;
     configure(0, "auto", 10);
     Timetable timetable = open_at(0, INFINITY);
-    timetable_began_save(&timetable, 1, 1.5);
+    timetable_began_save(&timetable, 1, 0.5);
     assert_true(timetable_ended_save(&timetable, 4, 0, true) == 0.5);
     double period = timetable_period(&timetable, 4);
     double known = interval_optimum(0.5, 2, interval_between_failures(&nothing, 4));
@@ -70,16 +70,16 @@ static void a_save_costs_what_its_steps_took_longer(void **unused) {
     Timetable timetable = open_at(0, INFINITY);
     for (int i = 0; i < 100; i++)
         timetable_saw_step(&timetable, i == 0 ? 50 : 1);
-    timetable_began_save(&timetable, 100, 100.25);
+    timetable_began_save(&timetable, 100, 0.25);
     for (int i = 0; i < 4; i++)
         timetable_saw_step(&timetable, 1.25);
     assert_true(timetable_ended_save(&timetable, 106, 0, true) == 1.25);
-    timetable_began_save(&timetable, 200, 200.25);
+    timetable_began_save(&timetable, 200, 0.25);
     timetable_saw_step(&timetable, 0.5); /* faster: that is no merit of the save's */
     assert_true(timetable_ended_save(&timetable, 201, 0, true) == 0.25);
     assert_true(timetable_ended_save(&timetable, 202, 0, true) ==
                 0); /* none is in flight */
-    timetable_began_save(&timetable, 300, 300.25);
+    timetable_began_save(&timetable, 300, 0.25);
     assert_true(timetable_ended_save(&timetable, 301, 0.75, true) == 0.75);
 }
 
@@ -87,7 +87,7 @@ static void a_failed_save_teaches_nothing(void **unused) {
     (void)unused;
     configure(0, "auto", 10);
     Timetable timetable = open_at(0, INFINITY);
-    timetable_began_save(&timetable, 1, 2);
+    timetable_began_save(&timetable, 1, 1);
     timetable_ended_save(&timetable, 500, 0, false);
     assert_int_equal(timetable.interval.saves, 0);
 }
@@ -107,7 +107,7 @@ static void the_last_save_fits_before_the_end(void **unused) {
     Timetable timetable = open_at(0, 200);
     timetable_began_save(&timetable, 0, 0.5);
     timetable_ended_save(&timetable, 8, 0, true);
-    timetable_began_save(&timetable, 10, 10.5);
+    timetable_began_save(&timetable, 10, 0.5);
     timetable_ended_save(&timetable, 14, 0, true);
     /* 10 s of margin, 1.5 times the longest save, and two steps of one second */
     assert_stops_at(&timetable, 100, 1, 200 - 10 - 12 - 2);
@@ -121,7 +121,7 @@ static void one_in_flight_must_end_before(void **unused) {
     Timetable timetable = open_at(0, 200);
     timetable_began_save(&timetable, 0, 0.5);
     timetable_ended_save(&timetable, 8, 0, true);
-    timetable_began_save(&timetable, 99, 99.5);
+    timetable_began_save(&timetable, 99, 0.5);
     assert_stops_at(&timetable, 100, 1, 200 - 10 - 24 - 2);
 }
 
