@@ -174,8 +174,9 @@ static const struct {
      "(checkpoint.mirror in\n"
      "RUN.yaml, or in DIR/config.yaml) the store is listed, too; one that does not answer "
      "is\n"
-     "told and changes nothing else. Only commit records are read; `verify` reads "
-     "everything.\n"},
+     "told and changes nothing else; so is what this host holds in its memory "
+     "(checkpoint.local).\n"
+     "Only commit records are read; `verify` reads everything.\n"},
     {"show", 1, 1,
      "usage: rekindle checkpoints show FILE|DIR|s3://… [--json]\n\n"
      "Prints a checkpoint's commit record and the launches that led to it; of a directory, "

@@ -1,6 +1,7 @@
 /* `rekindle checkpoints ls`: what there is of a run, over all places that may hold some of it. */
 #include "src/cli/checkpoints.h"
 
+#include "src/checkpoint/local.h"
 #include "src/core/file.h"
 
 #include <errno.h>
@@ -42,6 +43,17 @@ static Status look_at_mirror(const Run *run, const char *place, Catalog *out) {
     return checkpoints_stored(place, &(StoreOptions){.attempts = 2, .patience_s = 10}, out);
 }
 
+static const char *memory_place(const Run *run) {
+    bool any = run->config != NULL && run->config->checkpoint.local.dir[0] != '\0' &&
+               !store_url_is(run->place);
+    return any ? run->config->checkpoint.local.dir : NULL;
+}
+
+/* This host's alone: the others' memory cannot be seen from here. */
+static Status look_at_memory(const Run *run, const char *place, Catalog *out) {
+    return local_catalog(place, run->place, out);
+}
+
 /* The first decides the exit code; of each further one a failure is only told. */
 static const struct {
     const char *name;
@@ -50,6 +62,7 @@ static const struct {
 } tiers[] = {
     {"directory", first_place, look_first},
     {"mirror", mirror_place, look_at_mirror},
+    {"memory", memory_place, look_at_memory},
 };
 enum { TIERS = sizeof tiers / sizeof *tiers };
 
