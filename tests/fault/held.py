@@ -3,18 +3,25 @@ held and ends with the undisturbed run's bits; what is damaged, deleted, a zombi
 a memory that is full, missing or not ours costs no step; a run that ends leaves nothing there.
 
     held.py REKINDLE WORK_FOLDER
+    held.py REKINDLE WORK_FOLDER --all [TALLY.json]      default bench/results/held.json
+
+The latter is a soak: hundreds of launches killed anywhere, on other numbers of ranks, some with their memory damaged or
+lost in between; each must go on from the newest state that is left, wherever it lies. It goes on where it was stopped.
 """
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "support"))
 import ledger  # noqa: E402
 import rekindle  # noqa: E402
+from short_run import Soak, file_digest  # noqa: E402
 
 SECTIONS = {
     "run": {"name": "held", "seed": 11},
@@ -34,8 +41,9 @@ EACH_STEP = "checkpoint.background=false"  # no step is passed over for a save i
 class Held:
     def __init__(self, program, work):
         self.program, self.work = program, os.path.realpath(work)
-        shutil.rmtree(work, ignore_errors=True)
         self.run_dir, self.memory = os.path.join(self.work, "run"), os.path.join(self.work, "memory")
+        subprocess.run(["umount", self.memory], stderr=subprocess.DEVNULL)  # of a test that was killed
+        shutil.rmtree(work, ignore_errors=True)
         os.makedirs(self.memory)
         self.run_file = rekindle.write_run_file(self.work, rekindle.write_data_set(self.work, SAMPLES, side=4), **SECTIONS)
         ended = rekindle.train(program, 0, self.run_file, os.path.join(self.work, "undisturbed"))
@@ -242,15 +250,112 @@ def stops(held):
     held.tally.check(ended.code == 0 and rekindle.digest_of(ended) == held.final, "and the run goes on", str(ended))
 
 
-def main():
-    held = Held(*sys.argv[1:])
-    try:
-        for part in (kills, behind, through_memory_alone, listing, damage, others, no_room, stops):
-            part(held)
-    finally:
-        shutil.rmtree(held.work, ignore_errors=True)
+# ---- the soak
+
+SOAKED = 300
+SOAK_SETS = LONG + ["checkpoint.every_steps=40", "checkpoint.keep_last=2"]
+EVERY_STEP = ("data", "gradient", "reduce", "optimizer")
+BY_THE_SAVER = ("persist", "before_commit", "held", "after_commit")
+ONCE = ("start", "restore", "save")
+
+
+class Storm:
+    """One run after another, killed on its way again and again."""
+
+    def __init__(self, held):
+        self.held, self.finished, self.through_memory = held, 0, 0
+        held.clear()
+        ended = held.launch(0, sets=SOAK_SETS)
+        assert ended.code == 0, ended
+        self.final = rekindle.digest_of(ended)
+        held.clear()
+
+    def newest(self):
+        """(generation, step, whether it is held) of the newest state that is left."""
+        found = [(-1, 0, False)]
+        for folder, held in ((os.path.join(self.held.run_dir, "checkpoints"), False), (self.held.memory, True)):
+            for above, _, names in os.walk(folder):
+                for name in names:
+                    match = re.fullmatch(r"g(\d+)-step-(\d+)\.h5", name)
+                    if match and os.path.getsize(os.path.join(above, name)) > 5000:
+                        found.append((int(match.group(1)), int(match.group(2)), held))
+        return max(found, key=lambda one: (one[0], one[1], not one[2]))
+
+    def trouble(self, choice):
+        """Now and then a host loses its memory, or a bit of it."""
+        what = choice.random()
+        if what < 0.1:
+            shutil.rmtree(self.held.memory)
+            os.makedirs(self.held.memory)
+        elif what < 0.25 and self.held.files():
+            os.truncate(self.held.files()[max(self.held.files())], 5000)
+
+    def launch(self, choice):
+        """Returns whether it was killed, and what is wrong."""
+        _, expected, held = self.newest()
+        ranks = choice.choice((1, 2, 3, 4))
+        points, passes = choice.choice(((EVERY_STEP, 60), (BY_THE_SAVER, 12), (ONCE, 1)))
+        fault = "rank:%d,at:%s,pass:%d" % (choice.randrange(ranks), choice.choice(points), choice.randint(1, passes))
+        background = choice.choice(("true", "true", "false"))
+        ended = self.held.launch(ranks, fault, SOAK_SETS + ["checkpoint.background=" + background])
+        killed = "REKINDLE_FAULT fires" in ended.output
+        what = "%d ranks, %s, background %s, after step %d%s: " % (ranks, fault, background, expected, " (held)" if held else "")
+        wrong = []
+        restored = re.search(r"restored \S+?(, held by rank 0 on \S+)?: step (\d+) of", ended.output)
+        if restored and (int(restored.group(2)), restored.group(1) is not None) != (expected, held):
+            wrong.append("it goes on from elsewhere")
+        if not restored and expected and ("fresh start" in ended.output or not killed):
+            wrong.append("it does not go on")
+        self.through_memory += restored is not None and held
+        files = [name for _, _, names in os.walk(self.held.memory) for name in names]
+        if sum(name.endswith(".h5") for name in files) > 2 or sum(name.endswith(".tmp") for name in files) > 2:
+            wrong.append("memory fills up: %s" % files)
+        if killed and ended.code not in (137, -9):
+            wrong.append("the kill does not end the launch")
+        if not killed:
+            self.finished += 1
+            if ended.code != 0 or rekindle.digest_of(ended) != self.final or os.listdir(self.held.memory):
+                wrong.append("it does not finish with the undisturbed run's bits and an empty memory")
+            self.held.clear()
+        return killed, [what + text + "\n" + str(ended) for text in wrong]
+
+
+def soak(held, path):
+    """A point of the tally is one launch that was killed; they are drawn by their number."""
+    tally = Soak(path, file_digest(held.program), {"launches": SOAKED, "sections": SECTIONS, "sets": SOAK_SETS})
+    storm = Storm(held)
+    for number in range(SOAKED):
+        if tally.has(str(number)):
+            continue
+        choice, killed, wrong = random.Random(number), False, []
+        while not killed:
+            killed, more = storm.launch(choice)
+            wrong += more
+        storm.trouble(choice)
+        tally.note(str(number), wrong)
+    tally.write(SOAKED, runs_finished=storm.finished, went_on_from_memory=storm.through_memory)
+    failed = [key for key, verdict in tally.done.items() if verdict != "ok"]
+    print("%d launches killed, %d went on from memory, %d runs finished, %d failed" %
+          (SOAKED, storm.through_memory, storm.finished, len(failed)))
+    return 1 if failed else 0
+
+
+def cover(held):
+    for part in (kills, behind, through_memory_alone, listing, damage, others, no_room, stops):
+        part(held)
     print("%d launches were killed or stopped" % held.fired)
     return held.tally.finish()
+
+
+def main():
+    held = Held(*sys.argv[1:3])
+    try:
+        if sys.argv[3:4] != ["--all"]:
+            return cover(held)
+        default = os.path.join(HERE, "..", "..", "bench", "results", "held.json")
+        return soak(held, sys.argv[4] if len(sys.argv) > 4 else default)
+    finally:
+        shutil.rmtree(held.work, ignore_errors=True)
 
 
 sys.exit(main())
