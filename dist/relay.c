@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Few, so that small frames stay in the processor's caches between the ranks. */
 enum { SLOTS = 16, PAGE = 4096 };
 
 /* In shared memory, on a page of its own before the slots. */

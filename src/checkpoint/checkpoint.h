@@ -168,6 +168,10 @@ const CheckpointEntry *checkpoint_reader_entry(const CheckpointReader *reader, i
 /* One of the texts ("identity", "config", "lineage"), zero-terminated; valid until close. */
 const char *checkpoint_reader_text(const CheckpointReader *reader, const char *which);
 
+/* Begins to read what checkpoint_reader_stream will stream, so that the disk works while the caller still makes
+ * ready. Not needed. Errors: STATUS_MEMORY */
+Status checkpoint_reader_begin(CheckpointReader *reader);
+
 /* Reads every byte of the file, checks each segment's digest, and hands every entry's bytes on, in
  * order of file offset: `sink` may be NULL (verify only).
  * Errors: STATUS_CORRUPT naming file, segment and offset; what sink returns */

@@ -75,6 +75,7 @@ Status checkpoint_reader_open(int directory, const char *name, CheckpointReader 
 
 void checkpoint_reader_close(CheckpointReader *reader) {
     if (reader == NULL) return;
+    read_ahead_close(reader->ahead);
     if (reader->fd >= 0) close(reader->fd);
     image_destroy(&reader->image);
     free(reader->by_path);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/checkpoint/image.h"
+#include "src/checkpoint/read_ahead.h"
 
 #include <limits.h>
 
@@ -12,4 +13,5 @@ struct CheckpointReader {
     unsigned char *region; /* verified */
     Image image;
     const CheckpointEntry **by_path; /* the same entries in order of path */
+    ReadAhead *ahead;                /* of the segments; NULL: not begun */
 };

@@ -20,15 +20,15 @@ static int64_t region_end(const CheckpointReader *reader) {
 static Status read_segment(const CheckpointReader *reader, ReadAhead *ahead, int64_t i,
                            size_t size, const unsigned char **bytes) {
     int64_t start = region_end(reader) + i * CHECKPOINT_SEGMENT;
-    Digest found, expected;
-    if (read_ahead_next(ahead, bytes, &found) != 0)
+    Digest expected;
+    if (read_ahead_next(ahead, bytes) != 0)
         return FAIL(STATUS_IO, file_fix_for(errno), "cannot read %s (offset %lld): %s",
                     reader->name, (long long)start, strerror(errno));
     memcpy(&expected,
            reader->region + (reader->image.segments_offset - CHECKPOINT_USER_BLOCK) +
                16 * i,
            sizeof expected);
-    if (!digest_equal(found, expected))
+    if (!digest_equal(digest_of(*bytes, size), expected))
         return FAIL(STATUS_CORRUPT, FIX,
                     "%s: segment %lld (offset %lld, %zu bytes) does not match its digest",
                     reader->name, (long long)i, (long long)start, size);
@@ -159,19 +159,23 @@ static Status stream_segments(Stream *stream, ReadAhead *ahead) {
     return hand_on_all_chunks(stream);
 }
 
+Status checkpoint_reader_begin(CheckpointReader *reader) {
+    if (reader->ahead != NULL) return STATUS_OK;
+    return read_ahead_open(reader->fd, region_end(reader), reader->block.bytes,
+                           CHECKPOINT_SEGMENT, &reader->ahead);
+}
+
 Status checkpoint_reader_stream(CheckpointReader *reader, CheckpointSink sink,
                                 void *context) {
     const Image *image = &reader->image;
     Stream stream = {.reader = reader, .sink = sink, .context = context};
-    ReadAhead *ahead;
+    TRY(checkpoint_reader_begin(reader));
+    Status status = STATUS_OK;
     if (image->chunks > 0)
-        TRY(chunk_line_open(0, image->whole, image->chunks, &stream.line));
-    Status status = read_ahead_open(reader->fd, region_end(reader), reader->block.bytes,
-                                    CHECKPOINT_SEGMENT, &ahead);
-    if (status == STATUS_OK) {
-        status = stream_segments(&stream, ahead);
-        read_ahead_close(ahead);
-    }
+        status = chunk_line_open(0, image->whole, image->chunks, &stream.line);
+    if (status == STATUS_OK) status = stream_segments(&stream, reader->ahead);
     chunk_line_close(stream.line);
+    read_ahead_close(reader->ahead);
+    reader->ahead = NULL;
     return status;
 }

@@ -1,9 +1,9 @@
 /* The bytes of one checkpoint on their way from one rank's disk, the root's, into every rank's arenas.
  *
  * All entries, in order of file offset, are one line of bytes. The root puts what it has verified into
- * its own arenas and into frames for the others, while threads of the reader bring in and verify what comes
- * behind. Frames know nothing of entries: every rank walks its own list along the line. A frame of length 0
- * ends the line, -1 says that the file is bad.
+ * its own arenas and into frames for the others, while threads of the reader bring in what comes behind.
+ * Frames know nothing of entries: every rank walks its own list along the line. A frame of length 0 ends the
+ * line, -1 says that the file is bad.
  *
  * Every rank digests a piece right after it came to lie in its arena, while the processor's cache still has
  * it: when the line ends, so is the digest of the state. */
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FRAME_BYTES = 1 << 20, PIECE_BYTES = 64 << 10 };
+enum { FRAME_BYTES = 256 << 10, PIECE_BYTES = 64 << 10 };
 enum { LINE_END = 0, LINE_FAILED = -1 };
 
 typedef struct {
@@ -65,7 +65,7 @@ static Digest layout_digest(const State *state, DigestStream *stream) {
     return digest_stream_value(stream);
 }
 
-static Status open_line(Line *line, const CheckpointReader *reader) {
+static Status open_line(Line *line, CheckpointReader *reader) {
     const CollectiveOps *ops = line->collective->ops;
     size_t order_bytes = (size_t)line->state->count * sizeof *line->order;
     line->order = calloc(1, order_bytes + 1);
@@ -75,8 +75,8 @@ static Status open_line(Line *line, const CheckpointReader *reader) {
     if (line->order == NULL || line->values == NULL || line->hash == NULL)
         mine = FAIL(STATUS_MEMORY, NULL, "no memory to restore %d entries",
                     line->state->count);
-    else if (reader != NULL)
-        mine = fill_order(line, reader);
+    if (mine == STATUS_OK && reader != NULL) mine = checkpoint_reader_begin(reader);
+    if (mine == STATUS_OK && reader != NULL) mine = fill_order(line, reader);
     TRY(ops->agree(line->collective, mine));
 
     Digest layout = layout_digest(line->state, line->hash), first = layout;

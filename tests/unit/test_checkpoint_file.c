@@ -424,6 +424,33 @@ static void what_the_sink_returns_ends_the_stream(void **unused) {
     checkpoint_reader_close(reader);
 }
 
+static Status count_bytes(void *context, const CheckpointEntry *entry, size_t offset,
+                          const void *bytes, size_t count) {
+    (void)entry, (void)offset, (void)bytes;
+    *(size_t *)context += count;
+    return STATUS_OK;
+}
+
+static void reading_may_begin_before_it_is_needed_or_for_nothing(void **unused) {
+    (void)unused;
+    State *state = written("a.h5");
+    size_t expected = 0;
+    for (int i = 0; i < state->count; i++)
+        expected += state->entries[i].bytes;
+    state_destroy(state);
+    for (int begun = 0; begun <= 2; begun++) {
+        CheckpointReader *reader;
+        size_t bytes = 0;
+        assert_ok(checkpoint_reader_open(directory, "a.h5", &reader));
+        for (int i = 0; i < begun; i++)
+            assert_ok(checkpoint_reader_begin(reader));
+        assert_ok(checkpoint_reader_stream(reader, count_bytes, &bytes));
+        assert_int_equal(bytes, expected);
+        assert_ok(checkpoint_reader_begin(reader)); /* and close ends it */
+        checkpoint_reader_close(reader);
+    }
+}
+
 static void only_plain_files_are_opened(void **unused) {
     (void)unused;
     state_destroy(written("a.h5"));
@@ -496,6 +523,9 @@ int main(void) {
             remove_directory),
         cmocka_unit_test_setup_teardown(what_the_sink_returns_ends_the_stream,
                                         open_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(
+            reading_may_begin_before_it_is_needed_or_for_nothing, open_directory,
+            remove_directory),
         cmocka_unit_test_setup_teardown(only_plain_files_are_opened, open_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(
