@@ -7,6 +7,9 @@
  *                         COMMITTING   rank 0 gives the file its user block, syncs, names and prunes
  *        --saver_advance, once that is over--> IDLE, and an event for saver_poll
  *
+ * With several writers rank 0 makes the file first (CREATING), a saver_advance more tells them of it, and then
+ * each places its part (src/checkpoint/share.h).
+ *
  * In the foreground the same happens inside of saver_begin. saver_hold goes the same way, but the first rank of
  * each host does what rank 0 does, in its host's memory.
  *
@@ -41,7 +44,12 @@ typedef struct {
 } SaverEvent;
 
 typedef struct {
-    int level; /* of packing; 0: none */
+    int level;   /* of packing; 0: none */
+    int writers; /* ranks that each place a part of a durable file: not more than there are ranks take part, and
+                    1 where files are packed; 0: as 1 */
+    const char *
+        run_dir; /* this rank's way to it, where there are more writers than rank 0. The caller's, until
+                            saver_close */
     int max_failures;
     Retention keep;
     bool background;
@@ -94,7 +102,11 @@ Status saver_advance(Saver *saver, uint32_t bits);
 bool saver_is_busy(const Saver *saver);
 bool saver_is_reading(const Saver *saver);
 
-/* Waits until this rank's thread has read the state. Ranks: local */
+/* With several writers: waits until they have a file, and has all of them begin. Before it nobody may wait for
+ * what they read. Ranks: collective, at any time. Errors: as saver_advance */
+Status saver_await_file(Saver *saver);
+
+/* Waits until this rank's thread has read the state. Ranks: local; after saver_await_file */
 void saver_await_reading(Saver *saver);
 
 /* What ended since the last call. Ranks: local, rank 0's text; the same on each rank */

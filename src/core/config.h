@@ -86,6 +86,7 @@ typedef struct {
             int64_t every_steps;
         } local;
         char compression[16];     /* none | zlib:1 … zlib:9 */
+        int64_t writers;          /* 1: rank 0 alone */
         char mirror[CONFIG_TEXT]; /* s3://bucket/prefix; empty: none */
         double mirror_patience;   /* seconds */
     } checkpoint;

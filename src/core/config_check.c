@@ -144,6 +144,10 @@ static Status check_checkpoint(const Check *check) {
     REFUSE_IF(automatic && c->checkpoint.interval_max < c->checkpoint.interval_min,
               "checkpoint.interval_max", "at least checkpoint.interval_min",
               "raise checkpoint.interval_max or lower checkpoint.interval_min");
+    REFUSE_IF(c->checkpoint.writers > 1 && !is(c->checkpoint.compression, "none"),
+              "checkpoint.writers", "1, since checkpoint.compression is not none",
+              "where packed values come to lie shows only while one writer packs them: set "
+              "checkpoint.writers: 1 or checkpoint.compression: none");
     const char *dir = c->checkpoint.local.dir;
     REFUSE_IF(dir[0] != '\0' && dir[0] != '/', "checkpoint.local.dir",
               "an absolute path, since it is each host's own", "for example /dev/shm");

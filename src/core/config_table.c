@@ -105,6 +105,7 @@ static const ConfigKey keys[] = {
     {"checkpoint.compression", KEY_CHOICE, SCOPE_FREE, WHERE(checkpoint.compression), NO_RANGE, "none", compressions, "of the saved values; 1 to 3 are fast, those behind them save little more"},
     {"checkpoint.local.dir", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.local.dir), NO_RANGE, "", NULL, "a directory in each host's memory, such as /dev/shm, that holds the newest states between two saves; empty: none"},
     {"checkpoint.local.every_steps", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.local.every_steps), 1, MAX_STEPS, RANGE_CLOSED, "10", NULL, "the state is held there each so many steps, unless a save is in flight"},
+    {"checkpoint.writers", KEY_INTEGER, SCOPE_FREE, WHERE(checkpoint.writers), 1, 4096, RANGE_CLOSED, "1", NULL, "ranks that each write a part of a checkpoint's bytes, one a host first; pays where hosts share a file system that is faster than one host's way to it"},
     {"checkpoint.mirror", KEY_TEXT, SCOPE_FREE, WHERE(checkpoint.mirror), NO_RANGE, "", NULL, "s3://BUCKET/PREFIX that gets each new checkpoint, behind the training, and from which an empty run.dir is filled"},
     {"checkpoint.mirror_patience", KEY_NUMBER, SCOPE_FREE, WHERE(checkpoint.mirror_patience), 0, 86400, RANGE_CLOSED, "60", NULL, "seconds that a launch waits at its end for the mirror to have its last checkpoint"},
 

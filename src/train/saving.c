@@ -129,13 +129,14 @@ Status saving_advance(Trainer *self, uint32_t bits) {
     return STATUS_OK;
 }
 
-Arena *saving_target(Trainer *self) {
-    Arena *target = snapshot_target(self->snapshot);
-    if (target != NULL || !snapshot_is_in_the_way(self->snapshot)) return target;
+Status saving_target(Trainer *self, Arena **target) {
+    *target = snapshot_target(self->snapshot);
+    bool waits = *target == NULL && snapshot_is_in_the_way(self->snapshot);
     double start = clock_seconds();
-    saver_await_reading(self->saver);
-    self->saving.stall += clock_seconds() - start;
-    return NULL;
+    if (self->overlaps) TRY(saver_await_file(self->saver));
+    if (waits) saver_await_reading(self->saver);
+    if (self->overlaps) self->saving.stall += clock_seconds() - start;
+    return STATUS_OK;
 }
 
 /* A device apart can fail here, on one rank alone: then no rank has a snapshot. */

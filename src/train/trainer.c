@@ -129,7 +129,9 @@ static Status run_step(Trainer *self, uint32_t *bits) {
     fault_point("reduce");
     TRY(step_reduce(self->step));
     fault_point("optimizer");
-    Status updated = step_update(self->step, saving_target(self));
+    Arena *target;
+    TRY(saving_target(self, &target));
+    Status updated = step_update(self->step, target);
     if (updated == STATUS_OK) {
         advance(self, batch->count);
         updated = collect_steps(self, *bits);

@@ -54,6 +54,8 @@ typedef struct {
         char *lineage; /* rank 0's, on the others */
         Digest told;   /* the one that they have */
     } holding;
+    bool
+        overlaps; /* the update of some rank may have to wait for its saver; the same on every rank */
     const char
         *deferred;  /* why a save is due that waits for the one in flight; NULL: none is */
     int deferrals;  /* how often one fell due and waited, since the newest one */
@@ -125,8 +127,8 @@ Status saving_begin(Trainer *self, const char *why, bool last);
 /* Once a step, with its control word: moves the save in flight on and tells what came of it. Collective */
 Status saving_advance(Trainer *self, uint32_t bits);
 
-/* Where the update of this step has to write; waits where the snapshot is in its way. Local */
-Arena *saving_target(Trainer *self);
+/* Where the update of this step has to write; waits where the snapshot is in its way. Collective */
+Status saving_target(Trainer *self, Arena **target);
 
 /* Whether a save is in flight. The same on every rank between two steps. */
 bool saving_is_busy(const Trainer *self);

@@ -141,6 +141,8 @@ static Status open_saver(Trainer *self) {
     const Config *config = base->config;
     bool first = trainer_is_first(self);
     SaverOptions options = {.level = checkpoint_level(config->checkpoint.compression),
+                            .writers = (int)config->checkpoint.writers,
+                            .run_dir = config->run.dir,
                             .max_failures = (int)config->checkpoint.max_failures,
                             .keep = catalog_retention(config),
                             .background = config->checkpoint.background,
@@ -168,6 +170,16 @@ static Status open_snapshot(Trainer *self) {
                       &self->snapshot);
     if (opened != STATUS_MEMORY || !spare || demanded) return opened;
     return snapshot_open(base->state, base->backend, SNAPSHOT_OVERLAP, &self->snapshot);
+}
+
+/* Ranks must wait together for what some of them wait for (saving_target). Collective */
+static Status note_overlaps(Trainer *self) {
+    Collective *collective = self->base.collective;
+    bool host_memory = self->base.backend->ops->host_memory;
+    uint32_t any = host_memory && snapshot_spare_bytes(self->snapshot) == 0;
+    TRY(collective->ops->control(collective, &any));
+    self->overlaps = any != 0;
+    return STATUS_OK;
 }
 
 static void print_saving(const Trainer *self) {
@@ -243,6 +255,11 @@ static void print_start(const Trainer *self) {
     LOG_I("state %.1f MiB; run directory %s, generation %lld", state_mib, config->run.dir,
           (long long)self->owner.generation);
     print_saving(self);
+    if (config->checkpoint.writers > 1 && base->collective->size > 1)
+        LOG_I("%lld ranks write each checkpoint",
+              config->checkpoint.writers < base->collective->size
+                  ? (long long)config->checkpoint.writers
+                  : (long long)base->collective->size);
     print_clock(&self->timetable);
     holding_print(self);
     if (self->mirror != NULL) LOG_I("mirrored to %s", config->checkpoint.mirror);
@@ -282,6 +299,7 @@ Status trainer_start(Trainer *self) {
     TRY(step_open(base, &self->step));
     TRY(trainer_agree(self, open_parts(self)));
     TRY(trainer_agree(self, open_snapshot(self)));
+    TRY(note_overlaps(self));
     TRY(open_saver(self));
     TRY(trainer_agree(self, open_mirror(self)));
     /* a file elsewhere that is saved anew here is not here yet */

@@ -54,11 +54,12 @@ class Behind:
         point = choice.choice(("persist", "before_commit"))
         victim = choice.randrange(ranks) if point == "persist" else 0
         fault = "rank:%d,at:%s,pass:%d" % (victim, point, choice.choice((1, 2, 2, 3, 4)))
-        memory = choice.choice(("spare", "overlap"))
+        memory, writers = choice.choice(("spare", "overlap")), choice.choice((1, 2, 3))
         ended = rekindle.train(self.program, ranks, self.run_file, self.run_dir,
-                               ["checkpoint.memory=" + memory], fault=fault, limit=60)
+                               ["checkpoint.memory=" + memory, "checkpoint.writers=%d" % writers],
+                               fault=fault, limit=60)
         killed = "REKINDLE_FAULT fires" in ended.output
-        what = "%d ranks, %s, %s: " % (ranks, fault, memory)
+        what = "%d ranks, %d writers, %s, %s: " % (ranks, writers, fault, memory)
         wrong = []
         if killed and ended.code != 137:
             wrong.append(what + "the kill did not end the launch: %s" % ended)

@@ -8,6 +8,7 @@
  *   SHIM_HAPPENS set: a call that is to fail does its work first, and only its answer is lost
  *   SHIM_ALWAYS  set: every later call fails, too, where the error can be (see plausible)
  *   SHIM_SYNC_MS milliseconds that every sync takes longer: a slow disk
+ *   SHIM_CREATE_MS  the same of each call that takes room or a new name
  *   SHIM_REPORT  file that gets one line for each injection
  *
  * The library calls the kernel itself: nothing here depends on what it wraps. Calls are numbered over all
@@ -81,7 +82,7 @@ static long wanted;
 static Action action;
 static int action_error;
 static bool always, happens;
-static long slow_sync_ms;
+static long slow_ms[KIND_LOOK + 1];
 static atomic_long calls;
 static _Thread_local bool interrupted; /* the previous watched call of this thread was */
 
@@ -114,8 +115,9 @@ __attribute__((constructor)) static void begin(void) {
     report_fd = open_log("SHIM_REPORT");
     always = getenv("SHIM_ALWAYS") != NULL;
     happens = getenv("SHIM_HAPPENS") != NULL;
-    const char *slow = getenv("SHIM_SYNC_MS");
-    slow_sync_ms = slow != NULL ? atol(slow) : 0;
+    const char *slow_sync = getenv("SHIM_SYNC_MS"), *slow_create = getenv("SHIM_CREATE_MS");
+    slow_ms[KIND_SYNC] = slow_sync != NULL ? atol(slow_sync) : 0;
+    slow_ms[KIND_CREATE] = slow_create != NULL ? atol(slow_create) : 0;
     if (at == NULL) return;
     wanted = atol(at);
     for (size_t i = 0; what != NULL && i < sizeof actions / sizeof *actions; i++)
@@ -207,8 +209,8 @@ static Verdict judge(bool watched, Kind kind, const char *call, const char *path
     if (!watched) return verdict;
     verdict.number = atomic_fetch_add(&calls, 1) + 1;
     say(trace_fd, &verdict, kind, call, path, "");
-    if (kind == KIND_SYNC && slow_sync_ms > 0) {
-        struct timespec wait = {slow_sync_ms / 1000, slow_sync_ms % 1000 * 1000000};
+    if (slow_ms[kind] > 0) {
+        struct timespec wait = {slow_ms[kind] / 1000, slow_ms[kind] % 1000 * 1000000};
         nanosleep(&wait, NULL);
     }
     bool first = verdict.number == wanted;

@@ -119,9 +119,9 @@ def check_h5dump(program, path, lines):
                 assert dumped.read() == bytes.fromhex(content), entry
 
 
-def check_file(writer, h5dump, path, level):
-    lines = subprocess.run([writer, os.path.dirname(path), os.path.basename(path), str(level)], check=True,
-                           capture_output=True, text=True).stdout.splitlines()
+def check_file(writer, h5dump, path, level, writers=1):
+    lines = subprocess.run([writer, os.path.dirname(path), os.path.basename(path), str(level), str(writers)],
+                           check=True, capture_output=True, text=True).stdout.splitlines()
     with h5py.File(path, "r") as file:
         check_entries(file, lines, level)
         check_known_values(file)
@@ -129,7 +129,7 @@ def check_file(writer, h5dump, path, level):
         check_user_block(path, file, level)
     if h5dump and "NOTFOUND" not in h5dump:
         check_h5dump(h5dump, path, lines)
-    print("level %d: %d entries equal, %d bytes" % (level, len(lines), os.stat(path).st_size))
+    print("level %d, %d writers: %d entries equal, %d bytes" % (level, writers, len(lines), os.stat(path).st_size))
 
 
 def main():
@@ -137,6 +137,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         for level in LEVELS:
             check_file(writer, h5dump, os.path.join(directory, "known%d.h5" % level), level)
+        check_file(writer, h5dump, os.path.join(directory, "shared.h5"), 0, writers=2)
 
 
 main()

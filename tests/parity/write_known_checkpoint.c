@@ -1,12 +1,12 @@
-/* Writes the known state as a checkpoint (write_known_checkpoint DIRECTORY NAME [LEVEL]), packed at a level
- * or (0) not, and prints each entry's path, dtype, shape and bytes in hexadecimal, so that another program
+/* Writes the known state as a checkpoint (write_known_checkpoint DIRECTORY NAME [LEVEL [WRITERS]]), packed at a
+ * level or (0) not, then by so many writers, and prints each entry's path, dtype, shape and bytes in hexadecimal, so that another program
  * can judge the file without any code of ours. */
 #include "tests/support/checkpoint_state.h"
 
 #include "src/core/status.h"
 
 static Status write_known(const char *directory_path, const char *name, int level,
-                          State **state) {
+                          int writers, State **state) {
     int directory = open(directory_path, O_RDONLY | O_DIRECTORY);
     TRY(known_state(KNOWN_LARGE, state));
     /* values that a reader with another idea of the bytes would get wrong */
@@ -23,7 +23,8 @@ static Status write_known(const char *directory_path, const char *name, int leve
     Rng rng = rng_at(9, RNG_TEST, 0, 0);
     for (size_t i = count / 2; i < count; i++)
         noise[i] = rng_word(rng, 0, (uint32_t)i);
-    Status status = known_pack(*state, level, directory, name);
+    Status status = level > 0 ? known_pack(*state, level, directory, name)
+                              : known_write_by(*state, writers, directory, name);
     close(directory);
     return status;
 }
@@ -41,10 +42,11 @@ static void print_entry(const State *state, int index) {
 }
 
 int main(int count, char **arguments) {
-    if (count < 3 || count > 4) return 2;
-    int level = count == 4 ? atoi(arguments[3]) : 0;
+    if (count < 3 || count > 5) return 2;
+    int level = count > 3 ? atoi(arguments[3]) : 0;
+    int writers = count > 4 ? atoi(arguments[4]) : 1;
     State *state = NULL;
-    if (write_known(arguments[1], arguments[2], level, &state) != STATUS_OK) {
+    if (write_known(arguments[1], arguments[2], level, writers, &state) != STATUS_OK) {
         status_print(status_failure());
         return 1;
     }

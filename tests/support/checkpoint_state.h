@@ -96,6 +96,60 @@ static inline Status known_write(const State *state, int directory, const char *
     return known_pack(state, 0, directory, name);
 }
 
+/* Another process's part of what known_write_by writes. */
+static inline Status known_join(const State *state, const void *offer, int directory,
+                                int64_t first, int64_t count, Digest *digests) {
+    CheckpointWriting *writing;
+    Digest digest;
+    int not_finite;
+    TRY(checkpoint_write_join(offer, state, directory, &writing));
+    Status status =
+        checkpoint_write_share(writing, state, first, count, digests, &digest, &not_finite);
+    if (status == STATUS_OK) return checkpoint_write_leave(writing);
+    checkpoint_write_discard(writing);
+    return status;
+}
+
+static inline Status known_place(const State *state, int64_t writers, int directory,
+                                 CheckpointWriting *created, void *offer, Digest *digests) {
+    int64_t segments = checkpoint_write_segments(created);
+    Digest digest;
+    int not_finite;
+    TRY(checkpoint_write_offer(created, offer));
+    for (int64_t w = writers - 1; w > 0; w--) {
+        int64_t first = w * segments / writers;
+        int64_t count = (w + 1) * segments / writers - first;
+        TRY(known_join(state, offer, directory, first, count, digests));
+        checkpoint_write_adopt(created, first, count, digests);
+    }
+    return checkpoint_write_share(created, state, 0, segments / writers, NULL, &digest,
+                                  &not_finite);
+}
+
+/* As known_write, by several writers, of which the one that creates the file comes last. */
+static inline Status known_write_by(const State *state, int64_t writers, int directory,
+                                    const char *name) {
+    CheckpointPlan *plan;
+    CheckpointWriting *created;
+    UserBlock block = known_block();
+    TRY(checkpoint_plan(state, &KNOWN_TEXT, 0, &plan));
+    TRY(checkpoint_write_create(plan, directory, name, &created));
+    int64_t segments = checkpoint_write_segments(created);
+    void *offer = malloc(checkpoint_offer_bytes(state));
+    Digest *digests = calloc((size_t)segments + 1, sizeof *digests);
+    Status status = offer == NULL || digests == NULL
+                        ? FAIL(STATUS_MEMORY, NULL, "no memory for a test")
+                        : known_place(state, writers, directory, created, offer, digests);
+    if (status == STATUS_OK)
+        status = checkpoint_write_commit(created, &block);
+    else
+        checkpoint_write_discard(created);
+    free(digests);
+    free(offer);
+    checkpoint_plan_destroy(plan);
+    return status;
+}
+
 /* A new directory below `above`, open; its path stays in `path` (64 bytes). */
 static inline int temporary_directory(const char *above, char path[64]) {
     snprintf(path, 64, "%s/rekindle-test-XXXXXX", above);

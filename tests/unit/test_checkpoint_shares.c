@@ -55,28 +55,6 @@ static Status place(CheckpointWriting *writing, int64_t first, int64_t count,
                                   &share_not_finite);
 }
 
-/* `writers` of them, the one that creates the file last: nobody waits for another. */
-static void write_by(const char *name, int64_t writers) {
-    CheckpointWriting *created = create(name);
-    int64_t segments = checkpoint_write_segments(created);
-    Digest expected = state_digest(state), *digests = calloc(64, sizeof *digests);
-    assert_in_range(segments, 6, 60);
-    for (int64_t w = writers - 1; w >= 0; w--) {
-        int64_t first = w * segments / writers;
-        int64_t count = (w + 1) * segments / writers - first;
-        CheckpointWriting *writing = w == 0 ? created : join();
-        assert_ok(place(writing, first, count, digests));
-        assert_true(digest_equal(share_digest, expected));
-        assert_int_equal(share_not_finite, -1);
-        if (w == 0) continue;
-        assert_ok(checkpoint_write_leave(writing));
-        checkpoint_write_adopt(created, first, count, digests);
-    }
-    free(digests);
-    UserBlock block = known_block();
-    assert_ok(checkpoint_write_commit(created, &block));
-}
-
 /* Two lines of the user block know the time. */
 static void forget_time(char *bytes) {
     static const char *const fields[] = {"\"created_at\"", "\"checksum\""};
@@ -103,7 +81,7 @@ static void every_number_of_writers_makes_the_same_file(void **unused) {
     char *alone = read_all("a.h5", &alone_size);
     for (int64_t writers = 1; writers <= 9;
          writers++) { /* more than there are segments, too */
-        write_by("b.h5", writers);
+        assert_ok(known_write_by(state, writers, directory, "b.h5"));
         char *bytes = read_all("b.h5", &size);
         assert_int_equal(size, alone_size);
         assert_int_equal(memcmp(bytes, alone, size), 0);

@@ -153,6 +153,7 @@ static void what_is_not_written_has_its_default(void **state) {
     assert_true(c.optimizer.epsilon == 1e-8);
     assert_int_equal(c.checkpoint.keep_last, 3);
     assert_int_equal(c.checkpoint.max_failures, 3);
+    assert_int_equal(c.checkpoint.writers, 1);
     assert_true(c.checkpoint.every_epoch);
     assert_int_equal(c.data.mean.count, 1);
     assert_true(c.data.mean.values[0] == 0 && c.data.std.values[0] == 1);
@@ -249,6 +250,8 @@ static void wrong_values_are_refused_at_their_place(void **state) {
     REFUSED(DATA "checkpoint: {keep_last: 0}\n", 2, 25, "checkpoint.keep_last");
     REFUSED(DATA "checkpoint: {keep_every: -1}\n", 2, 26, "checkpoint.keep_every");
     REFUSED(DATA "checkpoint: {keep_best: {metric: f1}}\n", 2, 34, "one of none, accuracy");
+    REFUSED(DATA "checkpoint: {writers: 0}\n", 2, 23, "checkpoint.writers");
+    REFUSED(DATA "checkpoint: {writers: 4097}\n", 2, 23, "checkpoint.writers", "4096");
     REFUSED(DATA "checkpoint: {compression: gzip}\n", 2, 27, "one of none");
     REFUSED(DATA "checkpoint: {compression: zlib:10}\n", 2, 27, "one of none");
     REFUSED(DATA "device: gpu\n", 2, 9, "device", "auto, cpu, reference, cuda");
@@ -433,6 +436,8 @@ static void keys_that_contradict_each_other_are_refused(void **state) {
     REFUSED(DATA "schedule: {kind: cosine, min_lr: 0.2}\n", 2, 34, "at most optimizer.lr");
     REFUSED(DATA "checkpoint: {local: {dir: shm}}\n", 2, 27, "checkpoint.local.dir",
             "an absolute path");
+    REFUSED(DATA "checkpoint: {compression: zlib:1, writers: 2}\n", 2, 44,
+            "checkpoint.writers", "compression is not none");
     REFUSED(DATA "train: {max_steps: 5}\nschedule: {kind: cosine, warmup_steps: 5}\n", 3,
             40, "fewer than train.max_steps");
     REFUSED("data:\n  train: {images: a, labels: b}\n  validation: {images: c, labels: d}\n"
