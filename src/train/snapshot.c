@@ -110,7 +110,8 @@ Status snapshot_take(Snapshot *self) {
     for (int i = 0; i < ARENA_SCALAR; i++)
         self->view.arenas[i] = self->live->arenas[i];
     const Arena *scalars = &self->live->arenas[ARENA_SCALAR];
-    memcpy(self->view.arenas[ARENA_SCALAR].data, scalars->data, scalars->bytes);
+    if (scalars->bytes > 0)
+        memcpy(self->view.arenas[ARENA_SCALAR].data, scalars->data, scalars->bytes);
     TRY(residence_fetch(self->live, self->backend));
     self->taken = true;
     self->whole = self->backend->ops->host_memory;
