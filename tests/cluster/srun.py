@@ -5,6 +5,7 @@ ranks and ends with the bits of the run under mpirun.
 """
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -70,6 +71,24 @@ class Srun:
         self.tally.check(left == [], "%s: left behind: %s" % (what, left))
         self.finishes(what, ranks_again)
 
+    def stops_before_the_job_ends(self):
+        """As README.md tells where Slurm does not say it itself: a job of a minute, most of which is margin."""
+        run_dir, output, script = (os.path.join(self.work, name) for name in ("ending", "ending.out", "ending.sh"))
+        command = rekindle.train_command(self.program, 0, self.run_file, run_dir,
+                                         ["train.epochs=1000000", "fault.end_margin=55", "log.every_steps=1000"])
+        with open(script, "w") as file:
+            file.write("#!/bin/sh\n"
+                       "export SLURM_JOB_END_TIME=$(date -d \"$(squeue -h -j $SLURM_JOB_ID -o %e)\" +%s)\n"
+                       + "exec srun --mpi=pmix %s\n" % shlex.join(command))
+        ended = rekindle.run([slurm.find("sbatch"), "--wait", "--time=1", "--nodes=2", "--ntasks=2", "--output=" + output,
+                              script], {**self.slurm.environment, "SLURM_JOB_END_TIME": ""})
+        with open(output) as file:
+            ended.output += file.read()
+        saved = rekindle.saved_steps(run_dir)
+        self.tally.check(ended.code == STOPPED and ended.seconds < 55, "the job's end: exit code", ended)
+        self.tally.check(len(saved) == 1 and "stopped at step %d of" % saved[0] in ended.output
+                         and "since this launch's time ends" in ended.output, "the job's end: not stopped before", ended)
+
     def ranks(self):
         """The processes that are ranks: srun itself names the program, too."""
         found = []
@@ -103,11 +122,12 @@ def main(program, work):
                 signal.SIGTERM, ranks[-1:], lambda: os.kill(ranks[-1], signal.SIGTERM)), 2)
             srun.stops("SIGUSR1 to srun", 2, lambda launcher, ranks: (
                 signal.SIGUSR1, ranks, lambda: launcher.send_signal(signal.SIGUSR1)), 3)
+            srun.stops_before_the_job_ends()
             srun.is_not_run_many_times_over()
         except AssertionError:
             print(cluster.logs())
             raise
-    return srun.tally.finish(planned=3 + 3 * (5 + 3) + 1)
+    return srun.tally.finish(planned=3 + 3 * (5 + 3) + 2 + 1)
 
 
 if __name__ == "__main__":

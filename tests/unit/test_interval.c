@@ -20,6 +20,30 @@ static void the_formula_gives_known_numbers(void **unused) {
     assert_near(interval_optimum(5, 60, 86400), 5 + sqrt(864625.0));
 }
 
+/* Of the time, when failures come like a Poisson process, also during saves and recoveries: work ÷ the
+ * expectation of all that is spent until a stretch of T has once gone through (Daly 2006). */
+static double worked(double interval, double stall, double recovery, double between) {
+    return (interval - stall) /
+           (between * exp(recovery / between) * (exp(interval / between) - 1));
+}
+
+static void no_other_interval_wastes_noticeably_less(void **unused) {
+    (void)unused;
+    const double cases[][3] = {{0.05, 5, 120}, {1, 30, 3600}, {20, 60, 7200}, {0.5, 2, 30}};
+    for (int i = 0; i < 4; i++) {
+        double stall = cases[i][0], recovery = cases[i][1], between = cases[i][2];
+        double best = 0, chosen = interval_optimum(stall, recovery, between);
+        for (double other = stall; other < 2 * between; other += between / 10000)
+            best = fmax(best, worked(other, stall, recovery, between));
+        double ours = worked(chosen, stall, recovery, between);
+        if (ours < 0.998 * best)
+            fail_msg("%g s: %g of the time, not %g", chosen, ours, best);
+        /* and it matters: a third and three times of it are worse */
+        assert_true(worked(chosen / 3, stall, recovery, between) < ours);
+        assert_true(worked(chosen * 3, stall, recovery, between) < ours);
+    }
+}
+
 static void a_run_that_never_failed_is_expected_to_fail_once_a_day(void **unused) {
     (void)unused;
     assert_near(interval_between_failures(&nothing, 0), 86400);
@@ -91,6 +115,7 @@ static void saves_are_never_closer_than_one_takes(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_formula_gives_known_numbers),
+        cmocka_unit_test(no_other_interval_wastes_noticeably_less),
         cmocka_unit_test(a_run_that_never_failed_is_expected_to_fail_once_a_day),
         cmocka_unit_test(what_was_seen_outweighs_what_was_expected),
         cmocka_unit_test(before_the_first_save_others_or_the_size_are_asked),
