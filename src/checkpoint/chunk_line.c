@@ -6,6 +6,7 @@
 
 #include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { THREADS_MOST = 8, SLOTS_MOST = 2 * THREADS_MOST + 2 };
 
@@ -32,9 +33,10 @@ static void work(void *context, int worker, int slot) {
                                   job->element, job->made);
 }
 
+/* Those that the rank is bound to: the thread that asks may be free to use others, too. */
 static int cores(void) {
     cpu_set_t set;
-    int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int count = sched_getaffinity(getpid(), sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     return count < 1 ? 1 : count > THREADS_MOST ? THREADS_MOST : count;
 }
 

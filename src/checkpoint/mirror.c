@@ -4,11 +4,11 @@
 #include "src/checkpoint/listing.h"
 #include "src/checkpoint/object_store.h"
 #include "src/core/clock.h"
+#include "src/core/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,11 +189,7 @@ static Status start(Mirror *mirror) {
     pthread_cond_init(&mirror->offered, &monotonic);
     pthread_cond_init(&mirror->idle, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
-    int failed = pthread_create(&mirror->thread, NULL, mirror_on, mirror);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = thread_start(&mirror->thread, THREAD_FREE, mirror_on, mirror);
     if (failed == 0) return STATUS_OK;
     return FAIL(STATUS_MEMORY, "raise the limit on processes: ulimit -u",
                 "cannot start the mirror's thread: %s", strerror(failed));

@@ -7,11 +7,11 @@
 #include "src/checkpoint/owner.h"
 
 #include "src/core/file.h"
+#include "src/core/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,11 +87,7 @@ Status owner_beat_start(int directory, int64_t generation, OwnerBeat **out) {
     pthread_cond_init(&beat->wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
     beat_once(beat);
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
-    int failed = pthread_create(&beat->thread, NULL, beat_on, beat);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = thread_start(&beat->thread, THREAD_FREE, beat_on, beat);
     if (failed != 0) {
         destroy(beat);
         return FAIL(STATUS_MEMORY, "raise the limit on processes: ulimit -u",

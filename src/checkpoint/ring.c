@@ -3,9 +3,9 @@
  * What is sent as number i lies in slot i % slots. taken ≤ claimed ≤ sent ≤ taken + slots. */
 #include "src/checkpoint/ring.h"
 
+#include "src/core/thread.h"
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -49,17 +49,13 @@ static void *work_on(void *argument) {
 }
 
 static void start_workers(Ring *self, int count) {
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
     for (int i = 0; i < count; i++) {
         Worker *worker = &self->workers[i];
         worker->ring = self;
         worker->number = i;
-        if (pthread_create(&worker->thread, NULL, work_on, worker) != 0) break;
+        if (thread_start(&worker->thread, THREAD_FREE, work_on, worker) != 0) break;
         self->worker_count++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 Status ring_open(int slots, int workers, RingWork work, void *context, Ring **out) {

@@ -1,9 +1,9 @@
 /* One job, one flag: the giver looks at it without a lock, and sleeps on a condition when it has to wait. */
 #include "src/core/task.h"
 
+#include "src/core/thread.h"
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,11 +42,7 @@ Status task_open(Task **out) {
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->given, NULL);
     pthread_cond_init(&self->ended, NULL);
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
-    int failed = pthread_create(&self->thread, NULL, thread_main, self);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = thread_start(&self->thread, THREAD_FREE, thread_main, self);
     if (failed == 0) {
         *out = self;
         return STATUS_OK;

@@ -1,4 +1,4 @@
-/* A thread that does one job at a time, beside the thread that gives them. Signals are blocked in it. */
+/* A thread that does one job at a time, beside the thread that gives them (THREAD_FREE). */
 #pragma once
 
 #include "src/core/status.h"

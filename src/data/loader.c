@@ -6,10 +6,10 @@
 #include "src/data/data.h"
 
 #include "src/core/clock.h"
+#include "src/core/thread.h"
 
 #include <math.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,16 +152,6 @@ static void *prefetch(void *argument) {
     return NULL;
 }
 
-/* With all signals blocked, so that they reach the threads that expect them. */
-static int start_thread(Loader *loader) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&loader->thread, NULL, prefetch, loader);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
-}
-
 Status loader_open(const LoaderOptions *options, Loader **out) {
     *out = NULL;
     TRY(check_options(options));
@@ -175,7 +165,7 @@ Status loader_open(const LoaderOptions *options, Loader **out) {
     pthread_cond_init(&loader->released_more, NULL);
     Status status = allocate(loader);
     if (status == STATUS_OK) {
-        int error = start_thread(loader);
+        int error = thread_start(&loader->thread, THREAD_FREE, prefetch, loader);
         if (error != 0)
             status = FAIL(STATUS_MEMORY, "raise the limit on processes (ulimit -u)",
                           "cannot start the prefetch thread: %s", strerror(error));

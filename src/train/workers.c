@@ -1,8 +1,8 @@
 /* A fixed set of threads that run one job after another. */
 #include "src/train/workers.h"
 
+#include "src/core/thread.h"
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -66,17 +66,13 @@ Status workers_open(int count, Workers **out) {
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->begin, NULL);
     pthread_cond_init(&self->end, NULL);
-    sigset_t every, before; /* signals are the main thread's */
-    sigfillset(&every);
-    pthread_sigmask(SIG_BLOCK, &every, &before);
     for (int i = 0; i < count; i++) {
         all[i].workers = self;
         all[i].index = i;
         if (i == 0) continue;
-        if (pthread_create(&all[i].thread, NULL, thread_main, &all[i]) != 0) break;
+        if (thread_start(&all[i].thread, THREAD_BOUND, thread_main, &all[i]) != 0) break;
         self->started++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (self->started != count - 1) {
         workers_close(self);
         return FAIL(STATUS_MEMORY, "set train.threads to a smaller number",
