@@ -138,8 +138,10 @@ static Status try_candidate(Collective *collective, Search *search, State *state
     *done = !result->restored;
     if (*done) return STATUS_OK;
     bool file_failed = false;
+    double start = clock_seconds();
     Status moved = restore_stream(collective, search->pick.rank, search->reader, state,
                                   &result->block, &file_failed);
+    result->moving = clock_seconds() - start;
     *done = !file_failed;
     return file_failed ? try_another(collective, search, moved) : moved;
 }

@@ -45,7 +45,8 @@ typedef struct {
     char holder_host[64];
     UserBlock block;
     char *identity, *config, *lineage; /* texts out of the file */
-    double seconds;
+    double seconds,
+        moving; /* in all; of these, while the newest candidate's tensors moved */
     RestorePassedOver *passed_over; /* rank 0: files found damaged on the way */
     int passed_over_count;
     RestoreDownload download; /* rank 0: the file at `path`, where it came from a store */

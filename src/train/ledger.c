@@ -43,9 +43,10 @@ void ledger_note_start(Trainer *self) {
                    "restore", restored->restored ? restored->seconds : 0.0));
     if (!restored->restored) return;
     note(self, "restore", restored->block.step,
-         json_pack("{s:s, s:I, s:b, s:f, s:i}", "file", restored->name, "bytes",
+         json_pack("{s:s, s:I, s:b, s:f, s:f, s:i}", "file", restored->name, "bytes",
                    (json_int_t)restored->block.bytes, "held", restored->held, "seconds",
-                   restored->seconds, "passed_over", restored->passed_over_count));
+                   restored->seconds, "moving", restored->moving, "passed_over",
+                   restored->passed_over_count));
 }
 
 void ledger_note_save(Trainer *self, const SaverEvent *event, double cost) {
