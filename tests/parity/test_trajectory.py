@@ -196,7 +196,8 @@ class ResNet20(Trajectory):
 
     def test_each_step_of_a_resnet20_is_pytorchs_step_from_the_same_checkpoint(self):
         settings, train, validation = resnet20()
-        settings["checkpoint"] = {"every_epoch": False, "every_steps": 1, "keep_last": STEPS}
+        every = {"every_epoch": False, "every_steps": 1, "keep_last": STEPS, "background": False}
+        settings["checkpoint"] = every
         settings["train"]["max_steps"] = STEPS // 2
         settings, trainer = self.prepare(settings, train, validation)
         run_dir = self.ours("run", settings)
