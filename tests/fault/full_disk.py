@@ -3,10 +3,10 @@
     full_disk.py REKINDLE SHIM tmpfs|limit [--sample K] [--all TALLY.json]
 
 tmpfs: the run directory lies in a file system of 1, 2, … 64 pages, from less than an owner record needs to more
-than the whole run does. limit: RLIMIT_FSIZE grows in 64 steps from 100 bytes to more than a checkpoint's size. A
-launch must end by itself: with the undisturbed run's bits, or with a documented code and a text that names the cause. What is on
-disk then is whole, nothing that was called saved is lost, and with room the relaunch goes on from the newest
-checkpoint and finishes. Exit code 77 where mounting is not permitted.
+than the whole run does. limit: RLIMIT_FSIZE grows by 64 bytes to more than a checkpoint's size. A launch must end by
+itself: with the undisturbed run's bits, or with a documented code and a text that names the cause. What is on disk
+then is whole, nothing that was called saved is lost, and with room the relaunch goes on from the newest checkpoint
+and finishes. Exit code 77 where mounting is not permitted.
 
 --sample K takes every K-th size; --all takes all and keeps a tally, so that it can be interrupted.
 """
@@ -22,7 +22,7 @@ import rekindle  # noqa: E402
 import short_run  # noqa: E402
 
 PAGE = 4096
-SIZES = 64
+SIZES = {"tmpfs": 64, "limit": 1200}
 SKIPPED = 77
 
 
@@ -62,7 +62,7 @@ class FileLimit:
 
     def __init__(self, run, step):
         run.clear()
-        self.size = step * 1200 - 1100  # the first is too small even for an owner record
+        self.size = step * 64  # the first is too small even for an owner record
         self.under = ("prlimit", "--fsize=%d" % self.size)
 
     def __enter__(self):
@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--all", dest="tally_path")
     arguments = parser.parse_args()
     kind = SmallDisk if arguments.kind == "tmpfs" else FileLimit
-    sizes = list(range(1, SIZES + 1))[::arguments.sample]
+    sizes = list(range(1, SIZES[arguments.kind] + 1))[::arguments.sample]
     work = short_run.work_folder("full-disk")
     tally, met_at = rekindle.Tally(), []
     try:
