@@ -6,6 +6,7 @@
 #include "src/core/log.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -107,6 +108,18 @@ void saver_close(Saver *saver) {
 
 /* ---- where the ranks meet */
 
+/* The failure that is one too many, and why it ends the run. */
+static Status end_the_run(const Saver *saver, const Failure *newest) {
+    Failure failure = *newest;
+    snprintf(
+        failure.what, sizeof failure.what,
+        "step %lld was not saved, failure %d of %d in a row (checkpoint.max_failures): "
+        "%.1500s",
+        (long long)saver->event.step, saver->failures, saver->options.max_failures,
+        newest->what);
+    return status_adopt(&failure);
+}
+
 /* The save is over, on every rank. Collective: rank 0's event reaches all. */
 static Status end_save(Saver *saver) {
     Collective *collective = saver->collective;
@@ -126,7 +139,7 @@ static Status end_save(Saver *saver) {
     for (int i = 0; i < saver->complaint_count; i++)
         LOG_W("%s (%s)", saver->complaints[i].what, saver->complaints[i].fix);
     if (outcome == STATUS_OK) return STATUS_OK;
-    if (saver->failures >= saver->options.max_failures) return status_adopt(&failure);
+    if (saver->failures >= saver->options.max_failures) return end_the_run(saver, &failure);
     if (collective->rank == 0)
         LOG_W("step %lld was not saved (failure %d of %d in a row, earlier checkpoints "
               "stay): %s%s%s; %s",
