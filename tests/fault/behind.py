@@ -45,7 +45,7 @@ class Behind:
                                ["checkpoint.background=false"])
         assert ended.code == 0, ended
         self.digest = rekindle.digest_of(ended)
-        self.finished = 0
+        self.finished = self.went_on = 0
 
     def launch(self, choice):
         """A launch that dies at a save of its own; or finishes, before it has come to that one. Returns whether it
@@ -59,6 +59,7 @@ class Behind:
                                ["checkpoint.memory=" + memory, "checkpoint.writers=%d" % writers],
                                fault=fault, limit=60)
         killed = "REKINDLE_FAULT fires" in ended.output
+        self.went_on += "restored g" in ended.output
         what = "%d ranks, %d writers, %s, %s: " % (ranks, writers, fault, memory)
         wrong = []
         if killed and ended.code != 137:
@@ -99,7 +100,9 @@ def cover(behind):
         behind.tally.check(not wrong, "; ".join(wrong))
     wrong = behind.finish_run()
     behind.tally.check(not wrong, "; ".join(wrong))
-    print("%d launches killed while they saved, %d runs finished" % (killed, behind.finished))
+    behind.tally.check(behind.went_on > 1, "%d launches went on from a checkpoint: too few" % behind.went_on)
+    print("%d launches killed while they saved, %d went on from a checkpoint, %d runs finished" %
+          (killed, behind.went_on, behind.finished))
     return behind.tally.finish()
 
 
@@ -116,9 +119,10 @@ def soak(behind, path):
         tally.note(str(number), wrong)
     wrong = behind.finish_run()
     tally.note("the last run", wrong)
-    tally.write(SOAKED + 1, runs_finished=behind.finished)
+    tally.write(SOAKED + 1, runs_finished=behind.finished, went_on_from_a_checkpoint=behind.went_on)
     failed = [key for key, verdict in tally.done.items() if verdict != "ok"]
-    print("%d relaunches killed while they saved, %d runs finished, %d failed" % (SOAKED, behind.finished, len(failed)))
+    print("%d relaunches killed while they saved, %d went on from a checkpoint, %d runs finished, %d failed" %
+          (SOAKED, behind.went_on, behind.finished, len(failed)))
     return 1 if failed else 0
 
 
